@@ -1,0 +1,475 @@
+"""From Lark's reductions to the syntax tree: one method a rule of grammar.lark.
+
+Runs inside the LALR parser (no second walk). Depth is bounded here, so that
+everything after may recurse over the tree.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from lark import Token, Transformer, v_args
+from lark.tree import Meta
+
+from . import tree as t
+from .diagnostics import NOWHERE, Reject, Span
+
+MAX_DEPTH = 60
+"""Of expressions and statements inside one another."""
+MAX_NUMBER = 2**64 - 1
+
+
+def span_of(item: Meta | Token) -> Span:
+    line = getattr(item, "line", None)
+    if line is None:
+        return NOWHERE
+    return Span(line, item.column or 1, item.end_line or line, item.end_column or 1)
+
+
+def ident(token: Token) -> t.Ident:
+    return t.Ident(span_of(token), str(token))
+
+
+def number(token: Token) -> int:
+    try:
+        value = int(token.replace("_", ""), 0) if not token.isdigit() else int(token)
+    except ValueError:
+        try:
+            value = int(token.replace("_", ""), 10)
+        except ValueError:
+            raise Reject("E002", f"{token} is not a number", span_of(token)) from None
+    if value > MAX_NUMBER:
+        raise Reject("E204", "the number is wider than 64 bits", span_of(token))
+    return value
+
+
+def text(token: Token | None) -> str:
+    if token is None:
+        return ""
+    if token.startswith('"""'):
+        return inspect.cleandoc(token[3:-3])
+    return str(token[1:-1])
+
+
+def some(children: list[Any], kind: type | tuple[type, ...]) -> tuple[Any, ...]:
+    return tuple(c for c in children if isinstance(c, kind))
+
+
+Handle = tuple[str, Any]  # an option: (its rule, its value)
+
+
+@v_args(meta=True)
+class Builder(Transformer[Token, t.File]):
+    """Children of a method arrive already built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth: dict[int, int] = {}
+
+    def bounded(self, node: t.Node, *parts: object) -> Any:
+        """Remember how deep a node is; refuse what is deeper than MAX_DEPTH."""
+        depth = 1 + max((self.depth.get(id(p), 0) for p in parts), default=0)
+        if depth > MAX_DEPTH:
+            raise Reject(
+                "E003", f"more than {MAX_DEPTH} levels inside one another", node.span,
+                help="give parts of it names with 'let', or move them into a 'proc'",
+            )  # fmt: skip
+        self.depth[id(node)] = depth
+        return node
+
+    # types
+
+    def named_type(self, m: Meta, c: list[Any]) -> t.Type:
+        return t.NamedType(span_of(m), str(c[0]))
+
+    def interval_type(self, m: Meta, c: list[Any]) -> t.Type:
+        return t.IntervalType(span_of(m), number(c[0]), number(c[1]))
+
+    def enum_type(self, m: Meta, c: list[Any]) -> t.Type:
+        return t.EnumType(span_of(m), ident(c[0]), ident(c[1]))
+
+    def bits(self, m: Meta, c: list[Any]) -> t.Bits:
+        high = number(c[0])
+        low = number(c[1]) if c[1] is not None else high
+        if low > high:
+            raise Reject("E205", f"bits [{high}:{low}] stand the wrong way round", span_of(m),
+                         help=f"write the high bit first: [{low}:{high}]")  # fmt: skip
+        return t.Bits(span_of(m), high, low)
+
+    # expressions
+
+    def _chain(self, m: Meta, c: list[Any]) -> t.Expr:
+        """`a op b op c`, left to right; an operator may be a token or implied by the rule."""
+        left = c[0]
+        for op, right in zip(c[1::2], c[2::2], strict=True):
+            span = left.span.to(right.span)
+            left = self.bounded(t.Binary(span, str(op), left, right), left, right)
+        return left  # type: ignore[no-any-return]
+
+    def _same(self, op: str, c: list[Any]) -> t.Expr:
+        left = c[0]
+        for right in c[1:]:
+            left = self.bounded(t.Binary(left.span.to(right.span), op, left, right), left, right)
+        return left  # type: ignore[no-any-return]
+
+    shift = sum = term = _chain
+
+    def comparison(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self._chain(m, c)
+
+    def or_expr(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self._same("or", c)
+
+    def and_expr(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self._same("and", c)
+
+    def concat(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self._same("++", c)
+
+    def bit_or(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self._same("|", c)
+
+    def bit_xor(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self._same("^", c)
+
+    def bit_and(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self._same("&", c)
+
+    def power(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self._same("**", c)
+
+    def not_expr(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self.bounded(t.Not(span_of(m), c[0]), c[0])  # type: ignore[no-any-return]
+
+    def conditional(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self.bounded(t.Conditional(span_of(m), *c), *c)  # type: ignore[no-any-return]
+
+    def member(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self.bounded(t.Member(span_of(m), c[0], tuple(c[1:])), *c)  # type: ignore[no-any-return]
+
+    def take(self, m: Meta, c: list[Any]) -> t.Expr:
+        return t.Take(span_of(m), c[0])
+
+    def step(self, m: Meta, c: list[Any]) -> t.Expr:
+        return t.Step(span_of(m), c[0])
+
+    def number(self, m: Meta, c: list[Any]) -> t.Expr:
+        return t.Number(span_of(m), number(c[0]))
+
+    def true(self, m: Meta, c: list[Any]) -> t.Expr:
+        return t.Truth(span_of(m), True)
+
+    def false(self, m: Meta, c: list[Any]) -> t.Expr:
+        return t.Truth(span_of(m), False)
+
+    def now(self, m: Meta, c: list[Any]) -> t.Expr:
+        return t.NowExpr(span_of(m))
+
+    def call(self, m: Meta, c: list[Any]) -> t.Expr:
+        args = tuple(a for a in c[1:] if a is not None)
+        return self.bounded(t.CallExpr(span_of(m), c[0], args), *args)  # type: ignore[no-any-return]
+
+    def name(self, m: Meta, c: list[Any]) -> t.Expr:
+        return t.Name(span_of(m), str(c[0]))
+
+    def attribute(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self.bounded(t.Attribute(span_of(m), c[0], ident(c[1])), c[0])  # type: ignore[no-any-return]
+
+    def index(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self.bounded(t.Index(span_of(m), *c), *c)  # type: ignore[no-any-return]
+
+    def slice(self, m: Meta, c: list[Any]) -> t.Expr:
+        return self.bounded(t.Slice(span_of(m), *c), *c)  # type: ignore[no-any-return]
+
+    # patterns
+
+    def patterns(self, m: Meta, c: list[Any]) -> tuple[t.Pattern, ...]:
+        return tuple(c)
+
+    def number_pattern(self, m: Meta, c: list[Any]) -> t.Pattern:
+        return t.RangePattern(span_of(m), number(c[0]), number(c[0]))
+
+    def range_pattern(self, m: Meta, c: list[Any]) -> t.Pattern:
+        return t.RangePattern(span_of(m), number(c[0]), number(c[1]))
+
+    def name_pattern(self, m: Meta, c: list[Any]) -> t.Pattern:
+        return t.NamePattern(span_of(m), str(c[0]))
+
+    def any_pattern(self, m: Meta, c: list[Any]) -> t.Pattern:
+        return t.AnyPattern(span_of(m))
+
+    def expr_case(self, m: Meta, c: list[Any]) -> t.ExprCase:
+        return t.ExprCase(span_of(m), c[0], c[1])
+
+    def match_expr(self, m: Meta, c: list[Any]) -> t.MatchExpr:
+        return t.MatchExpr(span_of(m), c[0], tuple(c[1:]))
+
+    # statements
+
+    def suite(self, m: Meta, c: list[Any]) -> t.Suite:
+        return tuple(c)
+
+    def let_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.LetStmt(span_of(m), ident(c[0]), c[1], c[2])
+
+    def assign(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.Assign(span_of(m), c[0], c[1])
+
+    def fill(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.Fill(span_of(m), c[0], c[1])
+
+    def drop(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.Drop(span_of(m), c[0])
+
+    def arm(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.Arm(span_of(m), c[0], c[1])
+
+    def disarm(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.Disarm(span_of(m), c[0])
+
+    def return_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.ReturnStmt(span_of(m), c[0])
+
+    def pass_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.PassStmt(span_of(m))
+
+    def call_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        if not isinstance(c[0], t.CallExpr):
+            raise Reject("E002", "this is a value, not a statement", c[0].span,
+                         help="assign it to something, or return it")  # fmt: skip
+        return t.CallStmt(span_of(m), c[0].function, c[0].args)
+
+    def step_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.StepStmt(span_of(m), c[0])
+
+    def elif_(self, m: Meta, c: list[Any]) -> t.IfStmt:
+        return t.IfStmt(span_of(m), c[0], c[1], ())
+
+    def if_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        test, then, *elifs, orelse = c
+        tail: t.Suite = orelse or ()
+        for branch in reversed(elifs):
+            inner = t.IfStmt(branch.span, branch.test, branch.then, tail)
+            tail = (self.bounded(inner, *branch.then, *tail),)
+        return self.bounded(t.IfStmt(span_of(m), test, then, tail), *then, *tail)  # type: ignore[no-any-return]
+
+    def stmt_case(self, m: Meta, c: list[Any]) -> t.StmtCase:
+        return t.StmtCase(span_of(m), c[0], tuple(c[1:]))
+
+    def match_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        inner = [s for case in c[1:] for s in case.body]
+        return self.bounded(t.MatchStmt(span_of(m), c[0], tuple(c[1:])), *inner)  # type: ignore[no-any-return]
+
+    def for_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        node = t.ForStmt(span_of(m), ident(c[0]), ident(c[1]), c[2], c[3])
+        return self.bounded(node, *c[3])  # type: ignore[no-any-return]
+
+    # members
+
+    def clock(self, m: Meta, c: list[Any]) -> t.Clock:
+        return t.Clock(span_of(m), ident(c[0]), c[1])
+
+    def counter(self, m: Meta, c: list[Any]) -> t.Counter:
+        return t.Counter(span_of(m), ident(c[0]), c[1], ident(c[2]), c[3])
+
+    def alarm(self, m: Meta, c: list[Any]) -> t.Alarm:
+        return t.Alarm(span_of(m), ident(c[0]), ident(c[1]))
+
+    def state(self, m: Meta, c: list[Any]) -> t.State:
+        count = number(c[2]) if c[2] is not None else None
+        return t.State(span_of(m), ident(c[0]), c[1], count, c[3])
+
+    def latch(self, m: Meta, c: list[Any]) -> t.Latch:
+        return t.Latch(span_of(m), ident(c[0]), c[1])
+
+    def cycle_names(self, m: Meta, c: list[Any]) -> tuple[t.Ident, ...]:
+        return tuple(ident(name) for name in c)
+
+    def cycle(self, m: Meta, c: list[Any]) -> t.Cycle:
+        return t.Cycle(span_of(m), c[0], c[1])
+
+    def line(self, m: Meta, c: list[Any]) -> t.Line:
+        return t.Line(span_of(m), ident(c[0]), text(c[1]))
+
+    def drive(self, m: Meta, c: list[Any]) -> t.Drive:
+        return t.Drive(span_of(m), ident(c[0]), c[1])
+
+    def checkpoint(self, m: Meta, c: list[Any]) -> t.Checkpoint:
+        return t.Checkpoint(span_of(m), number(c[0]))
+
+    def let(self, m: Meta, c: list[Any]) -> t.Let:
+        return t.Let(span_of(m), ident(c[0]), c[1], c[2])
+
+    def phase(self, m: Meta, c: list[Any]) -> t.Phase:
+        return t.Phase(span_of(m), c[0] == "high", c[1])
+
+    def repeating(self, m: Meta, c: list[Any]) -> t.Phases:
+        return t.Phases(span_of(m), some(c, t.Phase), None)
+
+    def once(self, m: Meta, c: list[Any]) -> t.Phases:
+        return t.Phases(span_of(m), some(c, t.Phase), c[-1] == "high")
+
+    def wave_case(self, m: Meta, c: list[Any]) -> t.WaveCase:
+        return t.WaveCase(span_of(m), c[0], c[1])
+
+    def wave_match(self, m: Meta, c: list[Any]) -> tuple[t.Expr, tuple[t.WaveCase, ...]]:
+        return c[0], tuple(c[1:])
+
+    def wave(self, m: Meta, c: list[Any]) -> t.Wave:
+        name, counter, body = c
+        if isinstance(body, t.Phases):
+            only = t.WaveCase(body.span, (t.AnyPattern(body.span),), body)
+            return t.Wave(span_of(m), ident(name), ident(counter), None, (only,))
+        return t.Wave(span_of(m), ident(name), ident(counter), *body)
+
+    def argument(self, m: Meta, c: list[Any]) -> t.Argument:
+        return t.Argument(span_of(m), ident(c[0]), c[1])
+
+    def instance(self, m: Meta, c: list[Any]) -> t.Instance:
+        name, index, count, block, *arguments = c
+        return t.Instance(
+            span_of(m), ident(name), ident(index) if index else None,
+            number(count) if count else None, ident(block), some(arguments, t.Argument),
+        )  # fmt: skip
+
+    def on(self, m: Meta, c: list[Any]) -> t.On:
+        kind, subject = c[0]
+        return t.On(span_of(m), kind, subject, c[1])
+
+    def rises(self, m: Meta, c: list[Any]) -> Handle:
+        return "rises", c[0]
+
+    def falls(self, m: Meta, c: list[Any]) -> Handle:
+        return "falls", c[0]
+
+    def toggles(self, m: Meta, c: list[Any]) -> Handle:
+        return "toggles", c[0]
+
+    def rings(self, m: Meta, c: list[Any]) -> Handle:
+        return "rings", c[0]
+
+    def proc(self, m: Meta, c: list[Any]) -> t.Proc:
+        return t.Proc(span_of(m), ident(c[0]), some(c[1:-1], t.Input), c[-1])
+
+    # windows and registers: options are collected as pairs
+
+    def access(self, m: Meta, c: list[Any]) -> Handle:
+        return "access", ident(c[0])
+
+    def lanes(self, m: Meta, c: list[Any]) -> Handle:
+        return "lanes", number(c[0])
+
+    def reset(self, m: Meta, c: list[Any]) -> Handle:
+        return "reset", c[0]
+
+    def hot(self, m: Meta, c: list[Any]) -> Handle:
+        return "hot", True
+
+    def split(self, m: Meta, c: list[Any]) -> Handle:
+        return "split", True
+
+    def gaps(self, m: Meta, c: list[Any]) -> Handle:
+        return "gaps", ident(c[0])
+
+    def window(self, m: Meta, c: list[Any]) -> t.Window:
+        space, name, base, size, *rest = c
+        options = dict(o for o in rest if isinstance(o, tuple))
+        return t.Window(
+            span_of(m), str(space), ident(name) if name else None, base, number(size),
+            options.get("split", False), options.get("lanes"), options.get("gaps"),
+            some(rest, (t.Reg, t.Place)),
+        )  # fmt: skip
+
+    def place(self, m: Meta, c: list[Any]) -> t.Place:
+        return t.Place(span_of(m), c[0], c[1])
+
+    def field(self, m: Meta, c: list[Any]) -> t.Field:
+        bits, name, kind, *options, value, doc = c
+        return t.Field(
+            span_of(m), bits, ident(name), kind,
+            tuple(v for k, v in options if k == "access"),
+            next((v for k, v in options if k == "reset"), None), value, text(doc),
+        )  # fmt: skip
+
+    def reg_fields(self, m: Meta, c: list[Any]) -> tuple[t.Field, ...]:
+        return tuple(c)
+
+    def reg_body(self, m: Meta, c: list[Any]) -> list[Any]:
+        flat: list[Any] = []
+        for item in c:
+            flat += item if isinstance(item, tuple) else [item]
+        return flat
+
+    def reg(self, m: Meta, c: list[Any]) -> t.Reg:
+        body = c.pop() if isinstance(c[-1], list) else []
+        name, offset, kind, *options, value, doc = c
+        chosen = dict(o for o in options if o[0] != "access")
+        return t.Reg(
+            span_of(m), ident(name), number(offset) if offset is not None else None, kind,
+            tuple(v for k, v in options if k == "access"),
+            chosen.get("lanes"), chosen.get("reset"), chosen.get("hot", False), value,
+            some(body, t.Field), some(body, t.Handler), text(doc),
+        )  # fmt: skip
+
+    def read(self, m: Meta, c: list[Any]) -> t.Handler:
+        return t.Handler(span_of(m), "read", None, c[0], None)
+
+    def write(self, m: Meta, c: list[Any]) -> t.Handler:
+        return t.Handler(span_of(m), "write", ident(c[0]), c[1], None)
+
+    def read_python(self, m: Meta, c: list[Any]) -> t.Handler:
+        return t.Handler(span_of(m), "read", None, (), ident(c[0]))
+
+    def write_python(self, m: Meta, c: list[Any]) -> t.Handler:
+        return t.Handler(span_of(m), "write", None, (), ident(c[0]))
+
+    def why(self, m: Meta, c: list[Any]) -> Handle:
+        return "why", text(c[0])
+
+    def reads(self, m: Meta, c: list[Any]) -> Handle:
+        return "reads", tuple(c)
+
+    def writes(self, m: Meta, c: list[Any]) -> Handle:
+        return "writes", tuple(c)
+
+    def python(self, m: Meta, c: list[Any]) -> t.Python:
+        file, name, *items = c
+        given = dict(items)
+        return t.Python(
+            span_of(m), text(file), ident(name), given.get("why", ""),
+            given.get("reads", ()), given.get("writes", ()),
+        )  # fmt: skip
+
+    # the file
+
+    def enum(self, m: Meta, c: list[Any]) -> t.Enum:
+        return t.Enum(span_of(m), ident(c[0]), tuple(ident(n) for n in c[1:]))
+
+    def layout_field(self, m: Meta, c: list[Any]) -> t.LayoutField:
+        return t.LayoutField(span_of(m), c[0], ident(c[1]), c[2])
+
+    def layout(self, m: Meta, c: list[Any]) -> t.Layout:
+        return t.Layout(span_of(m), ident(c[0]), c[1], some(c, t.LayoutField))
+
+    def input(self, m: Meta, c: list[Any]) -> t.Input:
+        return t.Input(span_of(m), ident(c[0]), c[1])
+
+    def param(self, m: Meta, c: list[Any]) -> t.Param:
+        return t.Param(span_of(m), ident(c[0]), c[1], c[2], text(c[3]))
+
+    def members(self, m: Meta, c: list[Any]) -> tuple[str, tuple[Any, ...]]:
+        return text(c[0]), tuple(c[1:])
+
+    def block(self, m: Meta, c: list[Any]) -> t.Block:
+        name, *inputs, (doc, members) = c
+        return t.Block(span_of(m), ident(name), some(inputs, t.Input), doc, members)
+
+    def device(self, m: Meta, c: list[Any]) -> t.Device:
+        name, *params, (doc, members) = c
+        return t.Device(span_of(m), ident(name), some(params, t.Param), doc, members)
+
+    def start(self, m: Meta, c: list[Any]) -> t.File:
+        return t.File(span_of(m), tuple(c))
+
+

@@ -1,0 +1,195 @@
+"""Errors as a compiler should give them: place, span, what was meant, how to mend it.
+
+A `Diagnostic` knows its place in a `Source`; `Diagnostics` collects them, so
+that one run reports several. Codes are listed in `CODES`; the manual explains
+each (docs/errors.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+CODES = {
+    "E001": "the file cannot be read as a device file",
+    "E002": "the text does not follow the grammar",
+    "E003": "nested or chained too deeply",
+    "E101": "a name is not defined",
+    "E102": "a name is defined twice",
+    "E103": "a name means something else than is needed here",
+    "E104": "equations or procedures depend on themselves",
+    "E201": "a value does not fit its type",
+    "E202": "a divisor may be zero",
+    "E203": "an index may be out of bounds",
+    "E204": "a result may exceed 64 bits",
+    "E205": "a width is not exact",
+    "E206": "times of different clocks are mixed",
+    "E207": "a truth value is needed",
+    "E301": "an effect where only an equation may stand",
+    "E302": "a path ends without a return",
+    "E303": "a match does not cover its subject, or covers a case twice",
+    "E401": "registers or fields overlap",
+    "E402": "a register does not fit its window",
+    "E403": "an access word does not apply",
+    "E404": "hot, but not native",
+    "E501": "an instant that cannot be solved for",
+    "E502": "a line needs exactly one driver",
+    "E503": "events depend on each other's order",
+    "E601": "a Python part is not declared fully",
+    "W101": "a name is never used",
+}
+
+MOST = 20
+"""Errors shown a run; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the source: 1-based lines and columns, the end exclusive."""
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    def to(self, other: Span) -> Span:
+        return Span(self.line, self.column, other.end_line, other.end_column)
+
+
+NOWHERE = Span(1, 1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A device file's name, as the user gave it, and its text."""
+
+    name: str
+    text: str
+
+    @staticmethod
+    def read(path: Path) -> Source:
+        """Read a file; `DeviceFileError` (E001) if it is no text or too long."""
+        limit = 1 << 20
+        try:
+            with path.open("rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise DeviceFileError.single(
+                Source(str(path), ""), "E001", f"cannot read the file: {error.strerror}", NOWHERE
+            ) from None
+        empty = Source(str(path), "")
+        if len(data) > limit:
+            raise DeviceFileError.single(
+                empty, "E001", "the file is longer than 1 MiB", NOWHERE,
+                help="a device file is a few hundred lines; is this one?",
+            )  # fmt: skip
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise DeviceFileError.single(
+                empty, "E001", f"byte {error.start} is not UTF-8 text", Span(line, 1, line, 1),
+                help="a device file is plain text in UTF-8",
+            ) from None  # fmt: skip
+        return Source(str(path), text)
+
+    def line(self, number: int) -> str:
+        lines = self.text.split("\n")
+        return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    code: str
+    message: str
+    span: Span
+    help: str = ""
+
+    @property
+    def severity(self) -> Literal["error", "warning"]:
+        return "error" if self.code[0] == "E" else "warning"
+
+    def render(self, source: Source) -> str:
+        """Like rustc's: the place, the line, the span marked, the help."""
+        number = str(self.span.line)
+        pad = " " * len(number)
+        out = [
+            f"{self.severity}[{self.code}]: {self.message}",
+            f"{pad}--> {source.name}:{self.span.line}:{self.span.column}",
+        ]
+        text = source.line(self.span.line)
+        if text.strip():
+            end = self.span.end_column if self.span.end_line == self.span.line else len(text) + 1
+            start = min(self.span.column, len(text) + 1)
+            # a 10,000-column line must not flood the terminal
+            left = max(0, start - 60)
+            shown = text[left : left + 120].replace("\t", " ")
+            marks = "^" * max(1, min(end, left + 121) - start)
+            out += [f"{pad} |", f"{number} | {shown}", f"{pad} | {' ' * (start - 1 - left)}{marks}"]
+        if self.help:
+            out.append(f"{pad} = help: {self.help}")
+        return "\n".join(out)
+
+
+class DeviceFileError(Exception):
+    """A device file was refused; `str()` is the full report."""
+
+    def __init__(self, source: Source, diagnostics: list[Diagnostic]):
+        self.source = source
+        self.diagnostics = diagnostics
+        super().__init__(render_all(source, diagnostics))
+
+    @staticmethod
+    def single(source: Source, code: str, message: str, span: Span, help: str = "") -> DeviceFileError:
+        return DeviceFileError(source, [Diagnostic(code, message, span, help)])
+
+
+def render_all(source: Source, diagnostics: list[Diagnostic]) -> str:
+    shown = [d.render(source) for d in diagnostics[:MOST]]
+    if len(diagnostics) > MOST:
+        shown.append(f"... and {len(diagnostics) - MOST} more")
+    return "\n\n".join(shown)
+
+
+class Reject(Exception):
+    """Raised inside the checker to give up on one declaration or statement.
+
+    With a `diagnostic` it is reported where it is caught; without one, the
+    cause has been reported already (a poisoned name), and nothing more is said.
+    """
+
+    def __init__(self, code: str = "", message: str = "", span: Span = NOWHERE, help: str = ""):
+        self.diagnostic = Diagnostic(code, message, span, help) if code else None
+        super().__init__(message)
+
+
+@dataclass
+class Diagnostics:
+    """What has been found so far, in one source."""
+
+    source: Source
+    found: list[Diagnostic] = field(default_factory=list)
+
+    def report(self, reject: Reject) -> None:
+        if reject.diagnostic is not None and reject.diagnostic not in self.found:
+            self.found.append(reject.diagnostic)
+
+    def warn(self, code: str, message: str, span: Span, help: str = "") -> None:
+        self.found.append(Diagnostic(code, message, span, help))
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        return sorted((d for d in self.found if d.severity == "error"), key=_place)
+
+    @property
+    def warnings(self) -> list[Diagnostic]:
+        return sorted((d for d in self.found if d.severity == "warning"), key=_place)
+
+    def check(self) -> None:
+        if self.errors:
+            raise DeviceFileError(self.source, self.errors)
+
+
+def _place(d: Diagnostic) -> tuple[int, int]:
+    return d.span.line, d.span.column
