@@ -92,9 +92,7 @@ def check(module: Module, state: Buffer, image: Buffer) -> ImageError | None:
     if form != FORMAT:
         return ImageError(FORMAT_WRONG, f"image format {form}; this devc reads format {FORMAT}")
     if version != module.version:
-        return ImageError(
-            LAYOUT, f"saved by version {version} of {module.name}, this is version {module.version}"
-        )
+        return ImageError(LAYOUT, f"saved by version {version} of {module.name}, this is {module.version}")
     if layout != layout_hash(module):
         return ImageError(LAYOUT, f"saved with another layout of the state than this {module.name} has")
     return _check_values(module, state, image)
