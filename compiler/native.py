@@ -1,0 +1,412 @@
+"""The native back end: a device's typed IR as the text of an LLVM module.
+
+All arithmetic is in i64; the state is one pointer with constant byte offsets,
+so that the code holds no address and serves every instance of the device. What
+the IR knows is handed on: exactness as `nuw`/`nsw`, slot ranges as `!range`
+(sound because `restore` checks what it stores), distinct slots as distinct
+TBAA types, a covered `Switch` as one without a default.
+
+Text, not llvmlite.ir objects: building is a tenth of the time.
+
+Non-goals: optimisation and machine code (jit.py); checking the IR (verify.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from . import ir, native_image
+from . import native_ops as ops
+from .native_ops import Writer, literal
+
+ATTRIBUTES = "mustprogress nofree norecurse nosync nounwind willreturn"
+COMPARISONS = ("eq", "ne", "lt", "le")
+EXACT = ("add", "sub", "mul", "shl")
+MODULO = {"addw": "add", "subw": "sub", "mulw": "mul"}
+DIVISIONS = {"div": "udiv", "mod": "urem"}
+SETTLE = "settle"
+
+
+def build(module: ir.Module, preserve_most: bool = False) -> str:
+    """The device as LLVM IR text, with every symbol of docs/abi.md.
+
+    `preserve_most`: the target has that calling convention; the rare call of
+    `settle` then costs an access that does not settle no saved register.
+    """
+    unit = _Unit(module, preserve_most)
+    parts = [f'source_filename = "{module.name}"']
+    parts += [_Translator(unit, function).text() for function in module.functions]
+    if unit.settles_rarely:
+        parts.append(unit.rare_settle())
+    parts.append(native_image.build(module))
+    parts.append(unit.metadata.text())
+    return "\n\n".join(parts) + "\n"
+
+
+def symbols(module: ir.Module) -> tuple[str, ...]:
+    """The external symbols of a device: docs/abi.md's, and any other exported function."""
+    names = [f.name for f in module.functions if f.exported]
+    names += [f"{region.name}_peek" for region in module.regions]
+    return tuple(f"{module.name}_{name}" for name in (*names, "init", "save", "restore"))
+
+
+def symbol(module: ir.Module, function: ir.Function) -> str:
+    """The linkage name; a dot keeps internal ones apart from every C name."""
+    return f"{module.name}_{function.name}" if function.exported else f"{module.name}.{function.name}"
+
+
+class _Metadata:
+    """Numbered metadata nodes, each text once."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, int] = {}
+
+    def node(self, text: str) -> str:
+        return f"!{self._nodes.setdefault(text, len(self._nodes))}"
+
+    def text(self) -> str:
+        return "\n".join(f"!{number} = {text}" for text, number in self._nodes.items())
+
+
+class _Unit:
+    """What the functions of one module share."""
+
+    def __init__(self, module: ir.Module, preserve_most: bool) -> None:
+        self.module = module
+        self.functions = {f.name: f for f in module.functions}
+        self.slots = {s.name: s for s in module.slots}
+        self.metadata = _Metadata()
+        self.convention = "preserve_mostcc " if preserve_most else ""
+        self.settles_rarely = False
+        root = self.metadata.node('!{!"devc"}')
+        self._notes = {s.name: self._note(i, s, root) for i, s in enumerate(module.slots)}
+
+    def _note(self, number: int, slot: ir.Slot, root: str) -> tuple[str, str]:
+        """The metadata of a load and of a store of a slot."""
+        kind = self.metadata.node(f'!{{!"slot {number}", {root}, i64 0}}')
+        alias = f", !tbaa {self.metadata.node(f'!{{{kind}, {kind}, i64 0}}')}"
+        bits = 8 * slot.size
+        # A zeroed struct is seen by `reset` while it runs: only parameters,
+        # which `init` stores first, may promise a range without 0.
+        known = slot.type if slot.kind == "param" else slot.type.join(ir.Range(0, 0))
+        if known.hi - known.lo + 1 >= 1 << bits:
+            return alias, alias
+        span = f"!{{i{bits} {literal(known.lo, bits)}, i{bits} {literal(known.hi + 1, bits)}}}"
+        return f"{alias}, !range {self.metadata.node(span)}", alias
+
+    def notes(self, slot: ir.Slot) -> tuple[str, str]:
+        return self._notes[slot.name]
+
+    @property
+    def state(self) -> str:
+        return native_image.state(self.module)
+
+    @property
+    def rare_name(self) -> str:
+        return f'@"{self.module.name}.{SETTLE}_rarely"'
+
+    def rare_settle(self) -> str:
+        """`settle` as the access functions call it: off their path, keeping their registers."""
+        return (
+            f"define internal {self.convention}void {self.rare_name}({self.state}, i64 %now)"
+            f" cold noinline {ATTRIBUTES} {{\n"
+            f'  call void @"{self.module.name}_{SETTLE}"(ptr %s, i64 %now)\n  ret void\n}}'
+        )
+
+
+def _type(function: ir.Function, value: ir.Range) -> str:
+    """The LLVM type of a parameter or a result: C's in exported functions, else i64."""
+    return "i32" if function.exported and ir.U32.contains(value) else "i64"
+
+
+def _range_attribute(function: ir.Function, value: ir.Range) -> str:
+    """What the IR proves of a value passed between its own functions."""
+    if function.exported or value.hi - value.lo + 1 >= 2**64:
+        return ""
+    return f"range(i64 {literal(value.lo)}, {literal(value.hi + 1)}) "
+
+
+def _locals(block: ir.Block) -> Iterator[str]:
+    for stmt in block:
+        match stmt:
+            case ir.Let(name=name):
+                yield name
+            case ir.If(then=then, orelse=orelse):
+                yield from _locals(then)
+                yield from _locals(orelse)
+            case ir.Switch(cases=cases, default=default):
+                for _, body in cases:
+                    yield from _locals(body)
+                yield from _locals(default)
+            case ir.Repeat(body=body):
+                yield from _locals(body)
+
+
+class _Translator:
+    """One function."""
+
+    def __init__(self, unit: _Unit, function: ir.Function) -> None:
+        self.unit = unit
+        self.function = function
+        self.w = Writer()
+        self.exits: list[str] = []
+        self.values: dict[str, str] = {}
+        self.places: dict[str, str] = {}
+
+    def text(self) -> str:
+        function = self.function
+        params = [self.unit.state, "i64 %now"]
+        for number, (_, value) in enumerate(function.params):
+            kind = _type(function, value)
+            params.append(f"{kind} {_range_attribute(function, value)}%p{number}")
+        self._prologue()
+        self._block(function.body)
+        self.w.end("ret void" if function.result is None else "unreachable")
+        result = "void"
+        if function.result is not None:
+            result = _range_attribute(function, function.result) + _type(function, function.result)
+        linkage = "" if function.exported else "internal "
+        # Called from the access functions' cold path, and large: never a part of them.
+        inline = "noinline " if function.name == SETTLE else ""
+        head = f'define {linkage}{result} @"{symbol(self.unit.module, function)}"({", ".join(params)})'
+        return "\n".join((f"{head} {inline}{ATTRIBUTES} {{", "entry:", *self.w.lines, "}"))
+
+    def _prologue(self) -> None:
+        for number, name in enumerate(dict.fromkeys(_locals(self.function.body))):
+            self.places[name] = f"%l{number}"
+            self.w.do(f"%l{number} = alloca i64")
+        for number, (name, value) in enumerate(self.function.params):
+            operand = f"%p{number}"
+            if _type(self.function, value) == "i32":
+                operand = self.w.op(f"zext i32 {operand} to i64")
+            self.values[name] = operand
+            if name in self.places:
+                self.w.do(f"store i64 {operand}, ptr {self.places[name]}")
+
+    # --- statements ---
+
+    def _block(self, block: ir.Block) -> None:
+        for stmt in block:
+            if not self.w.open:
+                return
+            self._statement(stmt)
+
+    def _statement(self, stmt: ir.Stmt) -> None:
+        match stmt:
+            case ir.Let(name, value):
+                self.w.do(f"store i64 {self.value(value)}, ptr {self.places[name]}")
+            case ir.Store():
+                self._store(stmt)
+            case ir.If():
+                self._if(stmt)
+            case ir.Switch():
+                self._switch(stmt)
+            case ir.Repeat():
+                self._repeat(stmt)
+            case ir.Break():
+                self.w.jump(self.exits[-1])
+            case ir.Return(value):
+                self._return(value)
+            case ir.Do(call):
+                self._call(call)
+
+    def _store(self, stmt: ir.Store) -> None:
+        slot = self.unit.slots[stmt.slot]
+        value = self.value(stmt.value)
+        kind = f"i{8 * slot.size}"
+        if slot.size < 8:
+            value = self.w.op(f"trunc i64 {value} to {kind}")
+        place = self._address(slot, stmt.index)
+        self.w.do(f"store {kind} {value}, ptr {place}, align {slot.size}{self.unit.notes(slot)[1]}")
+
+    def _if(self, stmt: ir.If) -> None:
+        then, end = self.w.label(), self.w.label()
+        orelse = self.w.label() if stmt.orelse else end
+        self.w.branch(self.test(stmt.test), then, orelse)
+        self._arm(then, stmt.then, end)
+        if stmt.orelse:
+            self._arm(orelse, stmt.orelse, end)
+        self.w.start(end)
+
+    def _arm(self, label: str, block: ir.Block, end: str) -> None:
+        self.w.start(label)
+        self._block(block)
+        self.w.jump(end)
+
+    def _switch(self, stmt: ir.Switch) -> None:
+        value = self.value(stmt.value)
+        default, end = self.w.label(), self.w.label()
+        labels: dict[int, str] = {}
+        arms = []
+        for numbers, block in stmt.cases:
+            label = self.w.label()
+            arms.append((label, block))
+            for number in numbers:
+                labels.setdefault(number, label)
+        table = " ".join(f"i64 {literal(number)}, label %{label}" for number, label in labels.items())
+        self.w.end(f"switch i64 {value}, label %{default} [ {table} ]")
+        for label, block in arms:
+            self._arm(label, block, end)
+        self.w.start(default)
+        kind = stmt.value.type
+        if kind.hi - kind.lo < len(labels) and all(n in labels for n in range(kind.lo, kind.hi + 1)):
+            self.w.end("unreachable")
+        self._block(stmt.default)
+        self.w.jump(end)
+        self.w.start(end)
+
+    def _repeat(self, stmt: ir.Repeat) -> None:
+        if stmt.times < 1:
+            return
+        before = self.w.block
+        body, latch, end = self.w.label(), self.w.label(), self.w.label()
+        self.w.jump(body)
+        self.w.start(body)
+        self.w.do(f"%{body}.i = phi i64 [ 0, %{before} ], [ %{latch}.i, %{latch} ]")
+        self.exits.append(end)
+        self._block(stmt.body)
+        self.exits.pop()
+        self.w.jump(latch)
+        self.w.start(latch)
+        self.w.do(f"%{latch}.i = add nuw nsw i64 %{body}.i, 1")
+        self.w.branch(self.w.op(f"icmp ult i64 %{latch}.i, {stmt.times}"), body, end)
+        self.w.start(end)
+
+    def _return(self, value: ir.Expr | None) -> None:
+        result = self.function.result
+        if value is None or result is None:
+            self.w.end("ret void")
+            return
+        operand, kind = self.value(value), _type(self.function, result)
+        if kind == "i32":
+            operand = self.w.op(f"trunc nuw i64 {operand} to i32")
+        self.w.end(f"ret {kind} {operand}")
+
+    # --- expressions ---
+
+    def value(self, expr: ir.Expr) -> str:
+        """The operand, an i64, that holds an expression's value."""
+        match expr:
+            case ir.Const(value):
+                return literal(value)
+            case ir.Var(name):
+                if name in self.places:
+                    return self.w.op(f"load i64, ptr {self.places[name]}")
+                return self.values[name]
+            case ir.Now():
+                return "%now"
+            case ir.Load():
+                return self._load(expr)
+            case ir.Binary():
+                return self._binary(expr)
+            case ir.Not():
+                return self.w.bool(self.test(expr))
+            case ir.Cond():
+                return self._cond(expr)
+            case ir.Narrow(operand):
+                return self.value(operand)
+            case ir.Ticks(ns, hz):
+                return ops.ticks(self.w, self.value(ns), self.value(hz), ns.type, hz.type)
+            case ir.Nanos(count, hz):
+                return ops.nanos(self.w, self.value(count), self.value(hz), count.type, hz.type)
+            case ir.Call():
+                return self._call(expr)
+
+    def test(self, expr: ir.Expr) -> str:
+        """The operand, an i1, that says whether an expression is not zero."""
+        match expr:
+            case ir.Const(value):
+                return "true" if value else "false"
+            case ir.Not(operand):
+                return self.w.op(f"xor i1 {self.test(operand)}, true")
+            case ir.Binary(op, left, right) if op in COMPARISONS:
+                a, b = self.value(left), self.value(right)
+                return ops.compare(self.w, op, a, b, left.type, right.type)
+            case ir.Binary("and" | "or" | "xor" as op, left, right) if _bools(left, right):
+                a, b = self.test(left), self.test(right)
+                return self.w.op(f"{op} i1 {a}, {b}")
+        return self.w.op(f"icmp ne i64 {self.value(expr)}, 0")
+
+    def _binary(self, expr: ir.Binary) -> str:
+        op, left, right = expr.op, expr.left, expr.right
+        if op in COMPARISONS:
+            return self.w.bool(self.test(expr))
+        a, b = self.value(left), self.value(right)
+        if op in EXACT:
+            return ops.exact(self.w, op, a, b, left.type, right.type, expr.type)
+        if op in MODULO:
+            return self.w.op(f"{MODULO[op]} i64 {a}, {b}")
+        if op in DIVISIONS:
+            return ops.divide(self.w, DIVISIONS[op], a, b, left.type, right.type)
+        if op == "shr":
+            return self.w.op(f"{'ashr' if left.type.signed else 'lshr'} i64 {a}, {b}")
+        if op in ("min", "max"):
+            return ops.extreme(self.w, op, a, b, left.type, right.type)
+        return self.w.op(f"{op} i64 {a}, {b}")
+
+    def _cond(self, expr: ir.Cond) -> str:
+        test = self.test(expr.test)
+        if _immediate(expr.then) and _immediate(expr.orelse):
+            then, orelse = self.value(expr.then), self.value(expr.orelse)
+            return self.w.op(f"select i1 {test}, i64 {then}, i64 {orelse}")
+        labels = self.w.label(), self.w.label()
+        end = self.w.label()
+        self.w.branch(test, *labels)
+        incoming = []
+        for label, arm in zip(labels, (expr.then, expr.orelse), strict=True):
+            self.w.start(label)
+            value = self.value(arm)
+            incoming.append(f"[ {value}, %{self.w.block} ]")
+            self.w.jump(end)
+        self.w.start(end)
+        return self.w.op(f"phi i64 {', '.join(incoming)}")
+
+    def _load(self, expr: ir.Load) -> str:
+        slot = self.unit.slots[expr.slot]
+        place = self._address(slot, expr.index)
+        kind = f"i{8 * slot.size}"
+        value = self.w.op(f"load {kind}, ptr {place}, align {slot.size}{self.unit.notes(slot)[0]}")
+        if slot.size == 8:
+            return value
+        return self.w.op(f"{'sext' if slot.type.signed else 'zext'} {kind} {value} to i64")
+
+    def _address(self, slot: ir.Slot, index: tuple[ir.Expr, ...]) -> str:
+        offset, moving = slot.offset, None
+        for expr, (_, stride) in zip(index, slot.dims, strict=True):
+            if isinstance(expr, ir.Const):
+                offset += expr.value * stride
+                continue
+            step = self.w.op(f"mul nuw nsw i64 {self.value(expr)}, {stride}")
+            moving = step if moving is None else self.w.op(f"add nuw nsw i64 {moving}, {step}")
+        base = "%s"
+        if moving is not None:
+            base = self.w.op(f"getelementptr inbounds nuw i8, ptr %s, i64 {moving}")
+        return self.w.op(f"getelementptr inbounds nuw i8, ptr {base}, i64 {offset}")
+
+    def _call(self, call: ir.Call) -> str:
+        callee = self.unit.functions[call.function]
+        args = ["ptr %s", f"i64 {'%now' if call.now is None else self.value(call.now)}"]
+        for arg, (_, kind) in zip(call.args, callee.params, strict=True):
+            operand = self.value(arg)
+            if _type(callee, kind) == "i32":
+                operand = self.w.op(f"trunc nuw i64 {operand} to i32")
+            args.append(f"{_type(callee, kind)} {operand}")
+        if callee.name == SETTLE:
+            self.unit.settles_rarely = True
+            self.w.do(f"call {self.unit.convention}void {self.unit.rare_name}({', '.join(args)}) cold")
+            return "0"
+        target = f'@"{symbol(self.unit.module, callee)}"({", ".join(args)})'
+        if callee.result is None:
+            self.w.do(f"call void {target}")
+            return "0"
+        value = self.w.op(f"call {_type(callee, callee.result)} {target}")
+        return self.w.op(f"zext i32 {value} to i64") if _type(callee, callee.result) == "i32" else value
+
+
+def _bools(*exprs: ir.Expr) -> bool:
+    return all(ir.BOOL.contains(expr.type) for expr in exprs)
+
+
+def _immediate(expr: ir.Expr) -> bool:
+    """Whether evaluating the expression needlessly costs nothing and is always defined."""
+    return isinstance(expr, ir.Const | ir.Var | ir.Now)
