@@ -1,0 +1,252 @@
+"""The structures that the native dispatcher and the hosts' loops work on.
+
+Declared once, as ctypes structures; `native_module.declare` turns them into the
+LLVM types that `dispatch.ll` and the hosts' `.ll` files use. All context is
+reached through a `Bus`, never through an absolute address in code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_uint16, c_uint32, c_uint64
+from enum import IntEnum
+
+from ..compiler.ir import ATTENTION_DEADLINE, ATTENTION_LEAVE, HEADER, NEVER
+
+U64_MAX = 2**64 - 1
+PORTS = 1 << 16
+MAX_ENTRIES = 1 << 16
+"""Entry numbers fit the u16 index over the ports."""
+MAX_WIDTH = 8
+
+
+class Space(IntEnum):
+    """An address space in which regions lie."""
+
+    IO = 0
+    MMIO = 1
+
+
+class Outcome(IntEnum):
+    """What became of an access. From ATTENTION on, Python is needed.
+
+    SERVED     done in native code
+    UNCLAIMED  done: nobody is there, all bits read as ones, a write is lost
+    ATTENTION  this piece is done, and the device's `attention` (taken into the
+               record) tells what it wants: lines to deliver, observers to tell
+    HEAVY      this piece is not done, Python must serve it
+    """
+
+    SERVED = 0
+    UNCLAIMED = 1
+    ATTENTION = 2
+    HEAVY = 3
+
+
+CLOCK_FIXED = 0
+CLOCK_RUNNING = 1
+
+REGION_SPLIT = 1
+REGION_PYTHON = 2
+
+MAX_COUNTED = 4096
+"""Exits are counted for each of a region's first bytes; what lies beyond is
+counted with the last of them."""
+
+
+class ClockBlock(ctypes.Structure):
+    """Virtual time: `base` itself when fixed; when running, CLOCK_MONOTONIC
+    (asked from the function at `gettime`, libc's clock_gettime) plus `base`,
+    modulo 2**64. All in ns."""
+
+    _fields_ = [
+        ("mode", c_uint32),
+        ("pad", c_uint32),
+        ("base", c_uint64),
+        ("gettime", c_uint64),
+    ]
+
+
+class Counters(ctypes.Structure):
+    """Exits at one byte offset of a region: served natively, and by Python."""
+
+    _fields_ = [
+        ("light_reads", c_uint64),
+        ("light_writes", c_uint64),
+        ("heavy_reads", c_uint64),
+        ("heavy_writes", c_uint64),
+    ]
+    light_reads: int
+    light_writes: int
+    heavy_reads: int
+    heavy_writes: int
+
+
+class RegionEntry(ctypes.Structure):
+    """A claimed window of an address space; 64 bytes, one cache line."""
+
+    _fields_ = [
+        ("read", c_uint64),
+        ("write", c_uint64),
+        ("state", c_uint64),
+        ("base", c_uint64),
+        ("size", c_uint64),
+        ("counters", c_uint64),
+        ("counted", c_uint32),
+        ("flags", c_uint32),
+        ("device", c_uint32),
+        ("space", c_uint32),
+    ]
+
+
+class DeviceEntry(ctypes.Structure):
+    """A device's state (0: a free place) and its settle function (0: Python settles)."""
+
+    _fields_ = [("state", c_uint64), ("settle", c_uint64)]
+
+
+class Window(ctypes.Structure):
+    """One MMIO region in the array sorted by base; size 0 matches nothing."""
+
+    _fields_ = [
+        ("base", c_uint64),
+        ("size", c_uint64),
+        ("entry", c_uint32),
+        ("pad", c_uint32),
+    ]
+
+
+class StateHeader(ctypes.Structure):
+    """The head of every state struct (HEADER in compiler/ir.py)."""
+
+    _fields_ = [(slot.name, c_uint32 if slot.size == 4 else c_uint64) for slot in HEADER]
+    deadline: int
+    settled: int
+    lines: int
+    attention: int
+    leave: int
+    watch: int
+
+
+class Bus(ctypes.Structure):
+    """Everything that the native dispatcher knows.
+
+    `deadline` is the earliest of all devices' deadlines, as of the last scan;
+    `moved` is not 0 when it must be found anew.
+    """
+
+    _fields_ = [
+        ("clock", ClockBlock),
+        ("ports", c_uint64),
+        ("windows", c_uint64),
+        ("entries", c_uint64),
+        ("devices", c_uint64),
+        ("deadline", c_uint64),
+        ("unclaimed_reads", c_uint64),
+        ("unclaimed_writes", c_uint64),
+        ("window_count", c_uint32),
+        ("device_count", c_uint32),
+        ("moved", c_uint32),
+        ("pad", c_uint32),
+    ]
+
+
+class Access(ctypes.Structure):
+    """One guest access on its way, or one device that settled at its deadline.
+
+    The dispatcher stops at a piece that needs Python and is called again to go
+    on after it, so a wide access over several byte-wide devices stays exact.
+    While stopped: `device`, `attention` and `leave` say who wants what; if an
+    access is concerned, `entry` is its region's handle (0: a deadline), and
+    `offset` and `piece` are the place in the region and the width in bytes.
+    """
+
+    _fields_ = [
+        ("now", c_uint64),
+        ("address", c_uint64),
+        ("value", c_uint64),
+        ("offset", c_uint64),
+        ("space", c_uint32),
+        ("write", c_uint32),
+        ("width", c_uint32),
+        ("done", c_uint32),
+        ("claimed", c_uint32),
+        ("hint", c_uint32),
+        ("piece", c_uint32),
+        ("outcome", c_uint32),
+        ("entry", c_uint32),
+        ("device", c_uint32),
+        ("attention", c_uint32),
+        ("leave", c_uint32),
+    ]
+    now: int
+    address: int
+    value: int
+    offset: int
+    space: int
+    write: int
+    width: int
+    done: int
+    claimed: int
+    hint: int
+    piece: int
+    outcome: int
+    entry: int
+    device: int
+    attention: int
+    leave: int
+
+    def start(self, space: int, address: int, width: int, write: bool, value: int, now: int) -> None:
+        """Set up an access of `width` (1..8) bytes; all but `hint` is overwritten."""
+        self.space, self.address, self.width, self.write, self.now = space, address, width, write, now
+        self.value = value if write else 0
+        self.done = self.claimed = 0
+
+    @property
+    def piece_value(self) -> int:
+        """What the guest writes to the piece that stopped."""
+        return (self.value >> (8 * self.done)) & _mask(self.piece)
+
+    def answer(self, value: int = 0) -> None:
+        """Python has served the piece; for a read, with this value (masked to its width)."""
+        if not self.write:
+            shift = 8 * self.done
+            self.value = self.value & ~(_mask(self.piece) << shift) | (value & _mask(self.piece)) << shift
+        self.done += self.piece
+        self.outcome = Outcome.SERVED
+
+
+def _mask(width: int) -> int:
+    return (1 << (8 * width)) - 1
+
+
+STRUCTURES: tuple[type[ctypes.Structure], ...] = (
+    ClockBlock,
+    Counters,
+    RegionEntry,
+    DeviceEntry,
+    Window,
+    StateHeader,
+    Bus,
+    Access,
+)
+
+PortIndex = c_uint16 * PORTS
+
+CONSTANTS: dict[str, int] = {
+    "IO": Space.IO,
+    "MMIO": Space.MMIO,
+    "SERVED": Outcome.SERVED,
+    "UNCLAIMED": Outcome.UNCLAIMED,
+    "ATTENTION": Outcome.ATTENTION,
+    "HEAVY": Outcome.HEAVY,
+    "CLOCK_RUNNING": CLOCK_RUNNING,
+    "REGION_SPLIT": REGION_SPLIT,
+    "REGION_PYTHON": REGION_PYTHON,
+    "ATTENTION_DEADLINE": ATTENTION_DEADLINE,
+    "ATTENTION_LEAVE": ATTENTION_LEAVE,
+    "NEVER": -1,
+    "PORTS": PORTS,
+}
+
+assert NEVER == U64_MAX, "dispatch.ll writes NEVER as -1"

@@ -1,0 +1,478 @@
+; The trap dispatcher: who is at an address, and calling their handler.
+;
+; The structures come from bus.py. Everything is reached through %bus and
+; %access; there is no global state, so several machines and threads can use
+; one copy of this code.
+
+; The entry number of who claims the byte at %address, 0 if nobody does.
+define internal i32 @find(ptr %bus, ptr %access, i64 %address) alwaysinline {
+  %space.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.space
+  %space = load i32, ptr %space.p
+  %is_io = icmp eq i32 %space, $IO
+  br i1 %is_io, label %io, label %mmio
+
+io:
+  %in_range = icmp ult i64 %address, $PORTS
+  br i1 %in_range, label %port, label %nobody
+
+port:
+  %ports.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.ports
+  %ports = load ptr, ptr %ports.p
+  %port.p = getelementptr i16, ptr %ports, i64 %address
+  %port.entry = load i16, ptr %port.p
+  %port.number = zext i16 %port.entry to i32
+  ret i32 %port.number
+
+mmio:
+  %windows.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.windows
+  %windows = load ptr, ptr %windows.p
+  ; Guests poke one device in runs. The hint may be stale, but it stays within
+  ; the array's capacity, where unused windows have size 0 and match nothing.
+  %hint.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.hint
+  %hint = load i32, ptr %hint.p
+  %hot = getelementptr %Window, ptr %windows, i32 %hint
+  %hot.base = load i64, ptr %hot
+  %hot.size.p = getelementptr %Window, ptr %hot, i32 0, i32 $Window.size
+  %hot.size = load i64, ptr %hot.size.p
+  %hot.offset = sub i64 %address, %hot.base
+  %hot.hit = icmp ult i64 %hot.offset, %hot.size
+  br i1 %hot.hit, label %again, label %search
+
+again:
+  %hot.entry.p = getelementptr %Window, ptr %hot, i32 0, i32 $Window.entry
+  %hot.entry = load i32, ptr %hot.entry.p
+  ret i32 %hot.entry
+
+search:
+  %count.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.window_count
+  %count = load i32, ptr %count.p
+  br label %halve
+
+; Invariant: every window before %low begins at or below %address, every window
+; from %high on begins above it.
+halve:
+  %low = phi i32 [ 0, %search ], [ %next.low, %compare ]
+  %high = phi i32 [ %count, %search ], [ %next.high, %compare ]
+  %more = icmp ult i32 %low, %high
+  br i1 %more, label %compare, label %found
+
+compare:
+  %sum = add i32 %low, %high
+  %middle = lshr i32 %sum, 1
+  %middle.p = getelementptr %Window, ptr %windows, i32 %middle
+  %middle.base = load i64, ptr %middle.p
+  %below = icmp ule i64 %middle.base, %address
+  %above.middle = add i32 %middle, 1
+  %next.low = select i1 %below, i32 %above.middle, i32 %low
+  %next.high = select i1 %below, i32 %high, i32 %middle
+  br label %halve
+
+found:
+  %none = icmp eq i32 %low, 0
+  br i1 %none, label %nobody, label %candidate
+
+candidate:
+  %last = sub i32 %low, 1
+  %window = getelementptr %Window, ptr %windows, i32 %last
+  %base = load i64, ptr %window
+  %size.p = getelementptr %Window, ptr %window, i32 0, i32 $Window.size
+  %size = load i64, ptr %size.p
+  %offset = sub i64 %address, %base
+  %inside = icmp ult i64 %offset, %size
+  br i1 %inside, label %hit, label %nobody
+
+hit:
+  store i32 %last, ptr %hint.p
+  %entry.p = getelementptr %Window, ptr %window, i32 0, i32 $Window.entry
+  %entry = load i32, ptr %entry.p
+  ret i32 %entry
+
+nobody:
+  ret i32 0
+}
+
+define internal ptr @region(ptr %bus, i32 %number) alwaysinline {
+  %entries.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.entries
+  %entries = load ptr, ptr %entries.p
+  %entry = getelementptr %RegionEntry, ptr %entries, i32 %number
+  ret ptr %entry
+}
+
+define internal i64 @ones(i32 %width) alwaysinline {
+  %bits = shl i32 %width, 3
+  %unused = sub i32 64, %bits
+  %shift = zext i32 %unused to i64
+  %mask = lshr i64 -1, %shift
+  ret i64 %mask
+}
+
+; Take the device's attention, leaving 0. A moved deadline is noted on the bus
+; and needs nobody else, so that bit is not passed on.
+define internal i32 @take_attention(ptr %bus, ptr %state) alwaysinline {
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %calm = icmp eq i32 %attention, 0
+  br i1 %calm, label %nothing, label %take
+
+nothing:
+  ret i32 0
+
+take:
+  store i32 0, ptr %attention.p
+  %deadline = and i32 %attention, $ATTENTION_DEADLINE
+  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
+  %was_moved = load i32, ptr %moved.p
+  %is_moved = or i32 %was_moved, %deadline
+  store i32 %is_moved, ptr %moved.p
+  %rest = xor i32 %attention, %deadline
+  ret i32 %rest
+}
+
+; Add 1 to the counter of (%offset, heavy or light, write or read).
+define internal void @count(ptr %entry, i64 %offset, i32 %write, i32 %heavy) alwaysinline {
+  %counted.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.counted
+  %counted = load i32, ptr %counted.p
+  %last = sub i32 %counted, 1
+  %last.wide = zext i32 %last to i64
+  %beyond = icmp ugt i64 %offset, %last.wide
+  %index = select i1 %beyond, i64 %last.wide, i64 %offset
+  %counters.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.counters
+  %counters = load ptr, ptr %counters.p
+  %row = getelementptr %Counters, ptr %counters, i64 %index
+  %heavy.column = shl i32 %heavy, 1
+  %column = or i32 %heavy.column, %write
+  %counter.p = getelementptr i64, ptr %row, i32 %column
+  %counter = load i64, ptr %counter.p
+  %one_more = add i64 %counter, 1
+  store i64 %one_more, ptr %counter.p
+  ret void
+}
+
+; Serve %piece bytes at %offset in a region. SERVED, ATTENTION or HEAVY.
+define internal i32 @serve(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece) alwaysinline {
+  %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
+  %write = load i32, ptr %write.p
+  %done.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.done
+  %done = load i32, ptr %done.p
+  %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
+  %value = load i64, ptr %value.p
+  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
+  %state = load ptr, ptr %state.p
+  %flags.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.flags
+  %flags = load i32, ptr %flags.p
+  %python = and i32 %flags, $REGION_PYTHON
+  %is_native = icmp eq i32 %python, 0
+  br i1 %is_native, label %native, label %heavy
+
+native:
+  %now.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.now
+  %now = load i64, ptr %now.p
+  %mask = call i64 @ones(i32 %piece)
+  %bits = shl i32 %done, 3
+  %shift = zext i32 %bits to i64
+  %offset32 = trunc i64 %offset to i32
+  %is_write = icmp ne i32 %write, 0
+  br i1 %is_write, label %do_write, label %do_read
+
+do_write:
+  %write_fn.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.write
+  %write_fn = load ptr, ptr %write_fn.p
+  %shifted = lshr i64 %value, %shift
+  %written = and i64 %shifted, %mask
+  call void %write_fn(ptr %state, i64 %now, i32 %offset32, i32 %piece, i64 %written)
+  br label %after
+
+do_read:
+  %read_fn.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.read
+  %read_fn = load ptr, ptr %read_fn.p
+  %answer = call i64 %read_fn(ptr %state, i64 %now, i32 %offset32, i32 %piece)
+  br label %after
+
+after:
+  %result = phi i64 [ 0, %do_write ], [ %answer, %do_read ]
+  %attention = call i32 @take_attention(ptr %bus, ptr %state)
+  %leave_bit = and i32 %attention, $ATTENTION_LEAVE
+  %leaves = icmp ne i32 %leave_bit, 0
+  br i1 %leaves, label %heavy, label %merge
+
+merge:
+  %masked = and i64 %result, %mask
+  %placed = shl i64 %masked, %shift
+  %merged = or i64 %value, %placed
+  %new_value = select i1 %is_write, i64 %value, i64 %merged
+  store i64 %new_value, ptr %value.p
+  %new_done = add i32 %done, %piece
+  store i32 %new_done, ptr %done.p
+  %calm = icmp eq i32 %attention, 0
+  br i1 %calm, label %light, label %stop
+
+light:
+  call void @count(ptr %entry, i64 %offset, i32 %write, i32 0)
+  ret i32 $SERVED
+
+heavy:
+  %why = phi i32 [ 0, %0 ], [ %attention, %after ]
+  br label %stop
+
+; Python is needed: say where, who and what.
+stop:
+  %wanted = phi i32 [ %why, %heavy ], [ %attention, %merge ]
+  %outcome = phi i32 [ $HEAVY, %heavy ], [ $ATTENTION, %merge ]
+  call void @count(ptr %entry, i64 %offset, i32 %write, i32 1)
+  %attention.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.attention
+  store i32 %wanted, ptr %attention.p
+  %entry.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.entry
+  store i32 %number, ptr %entry.p
+  %offset.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.offset
+  store i64 %offset, ptr %offset.p
+  %piece.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.piece
+  store i32 %piece, ptr %piece.p
+  %device.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.device
+  %device = load i32, ptr %device.p
+  %device.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.device
+  store i32 %device, ptr %device.out
+  %wants_leave = icmp eq i32 %wanted, 0
+  br i1 %wants_leave, label %said, label %say_leave
+
+say_leave:
+  %leave.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.leave
+  %leave = load i32, ptr %leave.p
+  %leave.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.leave
+  store i32 %leave, ptr %leave.out
+  br label %said
+
+said:
+  %outcome.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.outcome
+  store i32 %outcome, ptr %outcome.p
+  ret i32 %outcome
+}
+
+; Go on with an access from its byte %done. An access that does not lie wholly
+; in one region, or in a region that asks for it, is made of its bytes, low
+; address first (at most 8).
+define i32 @devc_access(ptr %bus, ptr %access) {
+  %address.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.address
+  %address = load i64, ptr %address.p
+  %width.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.width
+  %width = load i32, ptr %width.p
+  %done.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.done
+  %done.first = load i32, ptr %done.p
+  %claimed.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.claimed
+  %fresh = icmp eq i32 %done.first, 0
+  br i1 %fresh, label %look_up, label %bytes
+
+look_up:
+  %number = call i32 @find(ptr %bus, ptr %access, i64 %address)
+  %entry = call ptr @region(ptr %bus, i32 %number)
+  %base.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.base
+  %base = load i64, ptr %base.p
+  %size.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.size
+  %size = load i64, ptr %size.p
+  %flags.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.flags
+  %flags = load i32, ptr %flags.p
+  %offset = sub i64 %address, %base
+  %room = sub i64 %size, %offset
+  %width.wide = zext i32 %width to i64
+  %fits = icmp ule i64 %width.wide, %room
+  %somebody = icmp ne i32 %number, 0
+  %split = and i32 %flags, $REGION_SPLIT
+  %splits = icmp ne i32 %split, 0
+  %wide = icmp ne i32 %width, 1
+  %to_split = and i1 %splits, %wide
+  %in_one = xor i1 %to_split, true
+  %inside = and i1 %somebody, %fits
+  %whole = and i1 %inside, %in_one
+  br i1 %whole, label %at_once, label %bytes
+
+at_once:
+  store i32 1, ptr %claimed.p
+  %outcome = call i32 @serve(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %width)
+  ret i32 %outcome
+
+bytes:
+  %done = load i32, ptr %done.p
+  %left = icmp ult i32 %done, %width
+  br i1 %left, label %byte, label %finished
+
+byte:
+  %done.wide = zext i32 %done to i64
+  %byte.address = add i64 %address, %done.wide
+  %byte.number = call i32 @find(ptr %bus, ptr %access, i64 %byte.address)
+  %nobody = icmp eq i32 %byte.number, 0
+  br i1 %nobody, label %byte.open, label %byte.served
+
+byte.served:
+  store i32 1, ptr %claimed.p
+  %byte.entry = call ptr @region(ptr %bus, i32 %byte.number)
+  %byte.base.p = getelementptr %RegionEntry, ptr %byte.entry, i32 0, i32 $RegionEntry.base
+  %byte.base = load i64, ptr %byte.base.p
+  %byte.offset = sub i64 %byte.address, %byte.base
+  %byte.outcome = call i32 @serve(ptr %bus, ptr %access, i32 %byte.number, ptr %byte.entry, i64 %byte.offset, i32 1)
+  %byte.light = icmp eq i32 %byte.outcome, $SERVED
+  br i1 %byte.light, label %bytes, label %byte.stop
+
+byte.stop:
+  ret i32 %byte.outcome
+
+; A floating bus reads as ones.
+byte.open:
+  %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
+  %value = load i64, ptr %value.p
+  %bits = shl i64 %done.wide, 3
+  %lane = shl i64 255, %bits
+  %open = or i64 %value, %lane
+  store i64 %open, ptr %value.p
+  %next = add i32 %done, 1
+  store i32 %next, ptr %done.p
+  br label %bytes
+
+finished:
+  %claimed = load i32, ptr %claimed.p
+  %was_claimed = icmp ne i32 %claimed, 0
+  br i1 %was_claimed, label %served, label %unclaimed
+
+served:
+  ret i32 $SERVED
+
+unclaimed:
+  %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
+  %write = load i32, ptr %write.p
+  %unclaimed.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.unclaimed_reads
+  %counter.p = getelementptr i64, ptr %unclaimed.p, i32 %write
+  %counter = load i64, ptr %counter.p
+  %one_more = add i64 %counter, 1
+  store i64 %one_more, ptr %counter.p
+  ret i32 $UNCLAIMED
+}
+
+; The present virtual instant in ns.
+define i64 @devc_now(ptr %bus) {
+  %clock = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock
+  %base.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.base
+  %base = load i64, ptr %base.p
+  %mode.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.mode
+  %mode = load i32, ptr %mode.p
+  %running = icmp eq i32 %mode, $CLOCK_RUNNING
+  br i1 %running, label %ask, label %fixed
+
+fixed:
+  ret i64 %base
+
+ask:
+  %time = alloca { i64, i64 }
+  %gettime.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.gettime
+  %gettime = load ptr, ptr %gettime.p
+  %status = call i32 %gettime(i32 1, ptr %time) ; CLOCK_MONOTONIC
+  %seconds = load i64, ptr %time
+  %nanos.p = getelementptr { i64, i64 }, ptr %time, i32 0, i32 1
+  %nanos = load i64, ptr %nanos.p
+  %whole = mul i64 %seconds, 1000000000
+  %monotonic = add i64 %whole, %nanos
+  %now = add i64 %monotonic, %base
+  ret i64 %now
+}
+
+; Find the earliest of all deadlines, note it on the bus.
+define i64 @devc_earliest(ptr %bus) {
+entry:
+  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
+  store i32 0, ptr %moved.p
+  %devices.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.devices
+  %devices = load ptr, ptr %devices.p
+  %count.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.device_count
+  %count = load i32, ptr %count.p
+  br label %loop
+
+loop:
+  %index = phi i32 [ 0, %entry ], [ %next, %continue ]
+  %earliest = phi i64 [ $NEVER, %entry ], [ %earlier, %continue ]
+  %left = icmp ult i32 %index, %count
+  br i1 %left, label %look, label %end
+
+look:
+  %device = getelementptr %DeviceEntry, ptr %devices, i32 %index
+  %state = load ptr, ptr %device
+  %free = icmp eq ptr %state, null
+  br i1 %free, label %continue, label %compare
+
+compare:
+  %deadline = load i64, ptr %state
+  %smaller = call i64 @llvm.umin.i64(i64 %deadline, i64 %earliest)
+  br label %continue
+
+continue:
+  %earlier = phi i64 [ %earliest, %look ], [ %smaller, %compare ]
+  %next = add i32 %index, 1
+  br label %loop
+
+end:
+  %deadline.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.deadline
+  store i64 %earliest, ptr %deadline.p
+  ret i64 %earliest
+}
+
+; Settle, at access.now, every device from number access.done on whose deadline
+; has come, each once. Stops after one that wants attention (ATTENTION), or at
+; one that only Python can settle (HEAVY); SERVED when all are through.
+define i32 @devc_settle(ptr %bus, ptr %access) {
+entry:
+  %now.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.now
+  %now = load i64, ptr %now.p
+  %cursor.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.done
+  %cursor = load i32, ptr %cursor.p
+  %devices.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.devices
+  %devices = load ptr, ptr %devices.p
+  %count.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.device_count
+  %count = load i32, ptr %count.p
+  br label %loop
+
+loop:
+  %index = phi i32 [ %cursor, %entry ], [ %next, %look ], [ %next, %due ], [ %next, %settle ]
+  %next = add i32 %index, 1
+  %left = icmp ult i32 %index, %count
+  br i1 %left, label %look, label %end
+
+look:
+  %device = getelementptr %DeviceEntry, ptr %devices, i32 %index
+  %state = load ptr, ptr %device
+  %free = icmp eq ptr %state, null
+  br i1 %free, label %loop, label %due
+
+due:
+  %deadline = load i64, ptr %state
+  %is_due = icmp ule i64 %deadline, %now
+  br i1 %is_due, label %who, label %loop
+
+who:
+  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
+  store i32 1, ptr %moved.p
+  %settle.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.settle
+  %settle_fn = load ptr, ptr %settle.p
+  %python = icmp eq ptr %settle_fn, null
+  br i1 %python, label %stop, label %settle
+
+settle:
+  call void %settle_fn(ptr %state, i64 %now)
+  %attention = call i32 @take_attention(ptr %bus, ptr %state)
+  %calm = icmp eq i32 %attention, 0
+  br i1 %calm, label %loop, label %stop
+
+stop:
+  %outcome = phi i32 [ $HEAVY, %who ], [ $ATTENTION, %settle ]
+  %wanted = phi i32 [ 0, %who ], [ %attention, %settle ]
+  store i32 %next, ptr %cursor.p
+  %device.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.device
+  store i32 %index, ptr %device.out
+  %attention.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.attention
+  store i32 %wanted, ptr %attention.p
+  %entry.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.entry
+  store i32 0, ptr %entry.p
+  %outcome.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.outcome
+  store i32 %outcome, ptr %outcome.p
+  ret i32 %outcome
+
+end:
+  ret i32 $SERVED
+}
+
+declare i64 @llvm.umin.i64(i64, i64)
