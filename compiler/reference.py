@@ -250,13 +250,22 @@ class _Translation:
     def value(self, expr: Expr) -> str:
         """The text of an expression's value, its checks emitted before it."""
         text = _EXPRESSIONS[type(expr)](self, expr)
-        if self.program.checked and _in_doubt(expr):
+        if self.program.checked and self.in_doubt(expr):
             text = self.atom(text)
             number = self.program.fault_number(self.function.name, expr)
             low, high = expr.type.lo, expr.type.hi
             self.lines.append(f"if not {low} <= {text} <= {high}: fault({number}, {text})")
             return text
         return self.atom(text) if len(text) > _LONGEST else text
+
+    def in_doubt(self, expr: Expr) -> bool:
+        """Whether the value is not in its range by construction or by its operands' checks."""
+        if isinstance(expr, Binary):
+            return expr.op not in _SURE and not (expr.op in _TRUTHS and expr.type.contains(BOOL))
+        if isinstance(expr, Load):
+            slot = self.slots[expr.slot]
+            return slot.type.hi - slot.type.lo + 1 < 1 << 8 * slot.size
+        return isinstance(expr, Narrow | Ticks)
 
     def atom(self, text: str) -> str:
         """The value as a name or a number, which may be written twice."""
@@ -284,13 +293,6 @@ class _Translation:
         args = [self.value(arg) for arg in call.args]
         now = "now" if call.now is None else self.value(call.now)
         return f"{self.names[call.function]}({', '.join([now, *args])})"
-
-
-def _in_doubt(expr: Expr) -> bool:
-    """Whether the value is not in its range by construction or by its operands' checks."""
-    if isinstance(expr, Binary):
-        return expr.op not in _SURE and not (expr.op in _TRUTHS and expr.type.contains(BOOL))
-    return isinstance(expr, Load | Narrow | Ticks)
 
 
 def _number(value: int) -> str:

@@ -66,7 +66,7 @@ def _one_slot(slot: Slot, size: int) -> Iterator[str]:
         return
     if slot.type.lo > slot.type.hi or not _held(slot.size, slot.type.signed).contains(slot.type):
         yield f"of type {show_range(slot.type)} does not fit {slot.size} bytes"
-    if not slot.type.lo <= slot.reset <= slot.type.hi:
+    if slot.kind == "state" and not slot.type.lo <= slot.reset <= slot.type.hi:
         yield f"resets to {slot.reset}, outside {show_range(slot.type)}"
     if slot.offset % slot.size:
         yield f"at offset {slot.offset} is not aligned to its {slot.size} bytes"
