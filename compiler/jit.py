@@ -69,9 +69,13 @@ def optimise(text: str, target: Target, opt: int = 2, jit: bool = False) -> tupl
     """Parse, verify and optimise LLVM IR: the llvmlite module and its target machine."""
     machine = target.machine(opt, jit)
     head = f'target datalayout = "{machine.target_data}"\ntarget triple = "{target.triple}"\n'
-    module = llvm.parse_assembly(head + text)
+    # A context of its own: devices may be compiled in several threads.
+    module = llvm.parse_assembly(head + text, llvm.create_context())
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=opt)
+    # Handlers have no loop worth more than a compact one, and these cost a third of the time.
+    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_interleaving = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     return module, machine

@@ -165,7 +165,7 @@ class _Translator:
         result = "void"
         if function.result is not None:
             result = _range_attribute(function, function.result) + _type(function, function.result)
-        linkage = "" if function.exported else "internal "
+        linkage = "dso_local " if function.exported else "internal "
         # Called from the access functions' cold path, and large: never a part of them.
         inline = "noinline " if function.name == SETTLE else ""
         head = f'define {linkage}{result} @"{symbol(self.unit.module, function)}"({", ".join(params)})'

@@ -106,7 +106,7 @@ def _init_store(module: ir.Module, number: int, param: ir.Param) -> str:
 
 _PEEK = Template("""
 
-define i64 @"${dev}_${region}_peek"($state, i64 %now, i32 %offset, i32 %width) nounwind {
+define dso_local i64 @"${dev}_${region}_peek"($state, i64 %now, i32 %offset, i32 %width) minsize optsize nounwind {
   %copy = alloca [$size x i8], align 8
   call void @llvm.memcpy.p0.p0.i64(ptr align 8 %copy, ptr align 8 %s, i64 $size, i1 false)
   %value = call i64 @"${dev}_${region}_read"(ptr %copy, i64 %now, i32 %offset, i32 %width)
@@ -122,7 +122,7 @@ declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 @"$dev.table" = internal unnamed_addr constant [$rows x $row] [ $table ], align 8
 @"$dev.head" = internal unnamed_addr constant [$fixed_size x i8] c"$fixed", align 8
 
-define internal i64 @"$dev.get"(ptr %at, i64 %size) nounwind {
+define internal i64 @"$dev.get"(ptr %at, i64 %size) minsize optsize nounwind {
   switch i64 %size, label %get8 [ i64 1, label %get1 i64 2, label %get2 i64 4, label %get4 ]
 get1:
   %v1 = load i8, ptr %at, align 1
@@ -141,7 +141,7 @@ get8:
   ret i64 %v8
 }
 
-define internal void @"$dev.put"(ptr %at, i64 %value, i64 %size) nounwind {
+define internal void @"$dev.put"(ptr %at, i64 %value, i64 %size) minsize optsize nounwind {
   switch i64 %size, label %put8 [ i64 1, label %put1 i64 2, label %put2 i64 4, label %put4 ]
 put1:
   %v1 = trunc i64 %value to i8
@@ -160,7 +160,7 @@ put8:
   ret void
 }
 
-define internal i64 @"$dev.take"(ptr %image, i64 %size) nounwind {
+define internal i64 @"$dev.take"(ptr %image, i64 %size) minsize optsize nounwind {
 entry:
   br label %next
 next:
@@ -178,7 +178,7 @@ end:
   ret i64 %more
 }
 
-define internal void @"$dev.give"(ptr %image, i64 %whole, i64 %size) nounwind {
+define internal void @"$dev.give"(ptr %image, i64 %whole, i64 %size) minsize optsize nounwind {
 entry:
   br label %next
 next:
@@ -196,7 +196,7 @@ end:
 }
 
 ; Walk the table. what: 0 save, 1 check, 2 store. The refusal code, or 0.
-define internal i32 @"$dev.walk"(ptr %s, ptr %image, i32 %what) noinline nounwind {
+define internal i32 @"$dev.walk"(ptr %s, ptr %image, i32 %what) noinline minsize optsize nounwind {
 entry:
   br label %run
 run:
@@ -273,13 +273,13 @@ done:
   ret i32 %refusal
 }
 
-define void @"${dev}_init"($state, i64 %now$init_params) nounwind {
+define dso_local void @"${dev}_init"($state, i64 %now$init_params) minsize optsize nounwind {
   call void @llvm.memset.p0.i64(ptr align 8 %s, i8 0, i64 $size, i1 false)$init_stores
   call void @"${dev}_reset"(ptr %s, i64 %now)
   ret void
 }
 
-define void @"${dev}_save"($state, i64 %now, ptr noalias noundef %image) nounwind {
+define dso_local void @"${dev}_save"($state, i64 %now, ptr noalias noundef %image) minsize optsize nounwind {
   call void @"${dev}_settle"(ptr %s, i64 %now)
   call void @llvm.memcpy.p0.p0.i64(ptr %image, ptr align 8 @"$dev.head", i64 $fixed_size, i1 false)
   %time = getelementptr i8, ptr %image, i64 $fixed_size
@@ -288,7 +288,7 @@ define void @"${dev}_save"($state, i64 %now, ptr noalias noundef %image) nounwin
   ret void
 }
 
-define i32 @"${dev}_restore"($state, i64 %now, ptr noalias noundef %image, i64 %length) nounwind {
+define dso_local i32 @"${dev}_restore"($state, i64 %now, ptr noalias noundef %image, i64 %length) minsize optsize nounwind {
   %whole = icmp eq i64 %length, $length
   br i1 %whole, label %magic, label %refuse1
 magic:

@@ -131,11 +131,11 @@ def _level() -> Expr:
 
 
 def _next() -> Expr:
-    """The instant of the next toggle of the line: half periods since the origin, plus one."""
+    """The instant of the line's next toggle: a half period has 2**TOP ticks."""
     halves = Binary("shr", _tick(), Const(TOP), Range(0, 2**41 - 1))
-    ticks = Binary(
-        "shl", Binary("add", halves, Const(1), Range(1, 2**41)), Const(TOP), Range(2**TOP, 2**64 - 1)
-    )
+    known = Binary("min", halves, Const(2**41 - 2), Range(0, 2**41 - 2))
+    following = Binary("add", known, Const(1), Range(1, 2**41 - 1))
+    ticks = Binary("shl", following, Const(TOP), Range(2**TOP, (2**41 - 1) << TOP))
     return Nanos(Binary("addw", load(ORIGIN), ticks, U64), load(COUNT))
 
 
