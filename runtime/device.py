@@ -1,0 +1,217 @@
+"""One device on a machine: its instance, windows, lines and Python tier.
+
+A `Device` does what the ABI asks of a caller after each call into an instance
+(docs/abi.md, "The head of the state"): serve what was left to Python, deliver
+line edges, tell observers. The machine decides when.
+
+Non-goals: decoding addresses (runtime/windows.py), time (runtime/machine.py).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..compiler import ir
+from .instance import Instance
+from .lines import OutputLine
+from .python_tier import Access, Outcome, PythonTier
+from .statistics import GAP, Direction, Statistics
+from .windows import Window
+
+if TYPE_CHECKING:
+    from ..compiler.jit import NativeCode
+
+
+class DeviceType(Protocol):
+    """A compiled device file, as `devc.compiler.driver.load` returns it."""
+
+    @property
+    def module(self) -> ir.Module: ...
+    @property
+    def path(self) -> Path | None: ...
+    def native(self) -> NativeCode: ...
+    def reference_module(self) -> ir.Module: ...
+
+
+class Owner(Protocol):
+    """What a device needs of its machine."""
+
+    statistics: Statistics
+
+    def attend(self, device: Device, now: int) -> None:
+        """Have `device.attend` called, now or when the present delivery is over."""
+        ...
+
+
+class Device:
+    """An instance with its place on a machine. Made by `Machine.add`."""
+
+    def __init__(
+        self,
+        name: str,
+        type: DeviceType,
+        instance: Instance,
+        owner: Owner,
+        stored: Mapping[str, int],
+        bases: Mapping[str, int | None],
+    ) -> None:
+        """`stored`: the parameters that its state holds; `bases`: its address parameters."""
+        self.name = name
+        self.type = type
+        self.module = type.module
+        self.instance = instance
+        self.owner = owner
+        self.lines = [OutputLine(name, line.name, bit) for bit, line in enumerate(self.module.lines)]
+        self.windows = [
+            Window(f"{name}.{region.name}", region.space, region.size, RegionTarget(self, region))
+            for region in self.module.regions
+        ]
+        self.stored = dict(stored)
+        self.bases = dict(bases)
+        self.python: PythonTier | None = None
+        self._watch = 0
+        self._lines_stale = False
+
+    def placements(self) -> Iterator[tuple[Window, int | str]]:
+        """Each window with its fixed base or the name of the parameter that holds it."""
+        return zip(self.windows, (region.base for region in self.module.regions), strict=True)
+
+    def attend(self, now: int) -> bool:
+        """Deliver line edges and tell observers, once; whether more has come up meanwhile."""
+        instance = self.instance
+        attention, watch = instance.attention, self._watch
+        if attention & ir.ATTENTION_WATCH:
+            watch |= instance.watch
+            instance.watch = 0
+        instance.attention = 0
+        self._watch = 0
+        if attention & ir.ATTENTION_LINES or self._lines_stale:
+            self._lines_stale = False
+            self._update_lines(OutputLine.update, now)
+        if watch and self.python is not None:
+            self.absorb(self.python.observe(watch, now), now)
+        return bool(instance.attention or self._watch or self._lines_stale)
+
+    def absorb(self, outcome: Outcome, now: int) -> None:
+        """Take in what Python did to the state; `attend` must follow."""
+        if outcome.wrote:
+            self.instance.resume(now)
+            self._lines_stale = True
+        self._watch |= outcome.watch
+
+    def settle(self, now: int) -> None:
+        """Account for everything up to `now`; `attend` must follow."""
+        self.instance.settle(now)
+
+    def drive(self, slot: str, level: int, now: int) -> None:
+        """Set an input: a Boolean slot that a wire drives. `attend` must follow."""
+        self.instance.settle(now)
+        self.instance.set(slot, level)
+        self.absorb(Outcome(wrote=True), now)
+
+    def restart(self, now: int) -> None:
+        """After a restore: line levels afresh, every observer told. `attend` must follow."""
+        self.instance.attention = 0
+        self.instance.watch = 0
+        self._lines_stale = False
+        self._update_lines(OutputLine.restart, now)
+        self._watch = self.python.observers if self.python is not None else 0
+
+    def _update_lines(self, update: Callable[[OutputLine, int, int, int], None], now: int) -> None:
+        levels = self.instance.lines
+        for line in self.lines:
+            update(line, levels >> line.bit & 1, self.instance.get("rises", line.bit), now)
+
+
+class RegionTarget:
+    """Serves a region's window: compiled handlers first, Python for what they leave."""
+
+    def __init__(self, device: Device, region: ir.Region) -> None:
+        self.device = device
+        self.region = region
+        self._registers = sorted(region.registers, key=lambda register: register.offset)
+        self._offsets = [register.offset for register in self._registers]
+        tiers = {tier for register in region.registers for tier in (register.read_tier, register.write_tier)}
+        # Half of a split access may be served before the other half leaves for Python,
+        # which must happen before any effect: so each byte is an access of its own.
+        self._bytewise = region.split and "python" in tiers
+
+    def register_at(self, offset: int) -> str:
+        """The name of the register that an offset falls into, or GAP."""
+        at = bisect_right(self._offsets, offset) - 1
+        if at < 0 or offset >= self._offsets[at] + self._registers[at].width:
+            return GAP
+        return self._registers[at].name
+
+    def read(self, offset: int, width: int, now: int) -> int:
+        if self._bytewise and width > 1:
+            return sum(self._read(offset + i, 1, now) << 8 * i for i in range(width))
+        return self._read(offset, width, now)
+
+    def write(self, offset: int, width: int, value: int, now: int) -> None:
+        if self._bytewise and width > 1:
+            for i in range(width):
+                self._write(offset + i, 1, value >> 8 * i & 0xFF, now)
+        else:
+            self._write(offset, width, value, now)
+
+    def peek(self, offset: int, width: int, now: int) -> int:
+        return self.device.instance.peek(self.region.name, now, offset, width)
+
+    def _read(self, offset: int, width: int, now: int) -> int:
+        device = self.device
+        value = device.instance.read(self.region.name, now, offset, width)
+        python = device.python
+        heavy = bool(device.instance.attention & ir.ATTENTION_LEAVE) and python is not None
+        if heavy and python is not None:
+            outcome = python.read(device.instance.leave, self._access(offset, width), now)
+            value = outcome.value
+            device.absorb(outcome, now)
+        self._finish(offset, "read", heavy, now)
+        return value
+
+    def _write(self, offset: int, width: int, value: int, now: int) -> None:
+        device = self.device
+        device.instance.write(self.region.name, now, offset, width, value)
+        python = device.python
+        heavy = bool(device.instance.attention & ir.ATTENTION_LEAVE) and python is not None
+        if heavy and python is not None:
+            access = self._access(offset, width, value)
+            device.absorb(python.write(device.instance.leave, access, now), now)
+        self._finish(offset, "write", heavy, now)
+
+    def _access(self, offset: int, width: int, value: int = 0) -> Access:
+        return Access(self.region.name, self.register_at(offset), offset, width, value)
+
+    def _finish(self, offset: int, direction: Direction, heavy: bool, now: int) -> None:
+        owner = self.device.owner
+        owner.statistics.count(self.device.name, self.register_at(offset), direction, not heavy, heavy)
+        if heavy or self.device.instance.attention:
+            owner.attend(self.device, now)
+
+
+class HostTarget:
+    """Serves a window with two functions of the embedder: ports of the host itself."""
+
+    def __init__(
+        self,
+        read: Callable[[int, int], int] | None,
+        write: Callable[[int, int, int], object] | None,
+    ) -> None:
+        self._read = read
+        self._write = write
+
+    def read(self, offset: int, width: int, now: int) -> int:
+        ones = (1 << 8 * width) - 1
+        return ones if self._read is None else self._read(offset, width) & ones
+
+    def write(self, offset: int, width: int, value: int, now: int) -> None:
+        if self._write is not None:
+            self._write(offset, width, value)
+
+    def peek(self, offset: int, width: int, now: int) -> int:
+        """All ones: a host's function may have effects, so it is not asked."""
+        return (1 << 8 * width) - 1

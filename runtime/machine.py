@@ -1,0 +1,475 @@
+"""A machine: devices on address spaces, wired to sinks, under one virtual clock.
+
+    machine = Machine()                        # a clock that only `step` moves
+    pit = machine.add("i8254")
+    machine.wire("i8254.irq0", lambda level, now: print(level, now))
+    machine.write("io", 0x43, 1, 0x34)
+    machine.step(1_000_000)
+
+Time is walked from deadline to deadline, so that each edge reaches its sinks at
+its own instant. Nothing that a guest does raises: any access of any width to any
+address is defined. What a host does wrong raises MachineError and changes nothing.
+
+Non-goals: vCPUs and exits (runtime/hosts/), threads: one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from ..compiler import ir
+from . import snapshot
+from .clock import LAST_INSTANT, Clock, SteppedClock
+from .device import Device, DeviceType, HostTarget
+from .instance import ImageError, Instance, NativeInstance, ReferenceInstance
+from .lines import OutputLine, Sink
+from .python_tier import HandlerFailure, PythonTier, PythonTierError
+from .snapshot import DeviceImage, Snapshot, SnapshotError
+from .statistics import Direction, Statistics
+from .windows import AddressMap, Piece, PlacementError, Space, Window
+
+Engine = Literal["native", "reference"]
+
+EVENTS_A_STEP = 100_000
+"""How many deadlines one time step walks one by one. A guest chooses the rate of its
+timers and a step may be a year, so beyond this the rest is jumped over: every device
+settles at the step's end, in constant time, and `statistics.events_jumped` counts it."""
+
+PROPAGATION = 10_000
+"""How many deliveries one access or event may set off through wires and observers that
+trigger each other; then the rest waits for the next one."""
+
+
+class MachineError(ValueError):
+    """The host asked for what cannot be; the message says how to mend it."""
+
+
+def instantiate(type: DeviceType, engine: Engine, now: int, params: Mapping[str, int]) -> Instance:
+    """An instance of a device type on an engine, reset at `now`."""
+    if engine == "native":
+        return NativeInstance(type.native(), type.module, now, **params)
+    return ReferenceInstance(type.reference_module(), now, **params)
+
+
+class Machine:
+    """Devices under one clock.
+
+    `clock` defaults to a `SteppedClock` at 0. `make` turns a device type into an
+    instance. `failures` lists what Python handlers did wrong, once a kind;
+    `moved` holds functions to call with each window that changed its place.
+    """
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        engine: Engine = "native",
+        *,
+        events_a_step: int = EVENTS_A_STEP,
+        make: Callable[[DeviceType, Engine, int, Mapping[str, int]], Instance] = instantiate,
+    ) -> None:
+        self.clock: Clock = clock if clock is not None else SteppedClock()
+        self.engine = engine
+        self.devices: dict[str, Device] = {}
+        self.statistics = Statistics()
+        self.failures: list[HandlerFailure] = []
+        self.moved: list[Callable[[Window], object]] = []
+        self._make = make
+        self._events_a_step = events_a_step
+        self._map = AddressMap()
+        self._host_windows: list[Window] = []
+        self._queue: deque[tuple[Device, int]] = deque()
+        self._attending = False
+        self._walking: int | None = None
+        self._settled = 0
+
+    # --- building ----------------------------------------------------------
+
+    def add(
+        self,
+        type: str | Path | DeviceType,
+        name: str | None = None,
+        *,
+        python: Mapping[str, Mapping[str, object]] | None = None,
+        **params: int | None,
+    ) -> Device:
+        """Add a device: one of devc's own by name, a file by path, or a loaded type.
+
+        `params` are the device file's parameters; an address parameter of None
+        leaves its windows unmapped. `python` gives keyword arguments to the
+        classes of the device's Python tier, by handler name. Raises MachineError,
+        or what loading the file raises.
+        """
+        loaded = _load(type)
+        module = loaded.module
+        name = name or module.name
+        if name in self.devices or "." in name:
+            problem = "has a dot in it" if "." in name else "is taken"
+            raise MachineError(f"the device name {name!r} {problem}; give another with name=...")
+        stored, bases = _sort_params(module, name, params)
+        now = self.now
+        instance = self._make(loaded, self.engine, now, stored)
+        device = Device(name, loaded, instance, self, stored, bases)
+        if module.pythons:
+            device.python = self._python_tier(device, python or {})
+        elif python:
+            raise MachineError(f"{name} has no Python tier, so it takes no options for one")
+        self._place(device)
+        self.devices[name] = device
+        device.restart(now)
+        self.attend(device, now)
+        return device
+
+    def _python_tier(self, device: Device, options: Mapping[str, Mapping[str, object]]) -> PythonTier:
+        path = device.type.path
+        directory = path.parent if path is not None else None
+        try:
+            return PythonTier(device.module, device.instance, device.name, directory, options, self.failures)
+        except PythonTierError as error:
+            raise MachineError(str(error)) from error
+
+    def _place(self, device: Device) -> None:
+        try:
+            for window, place in device.placements():
+                self._map.place(window, device.bases[place] if isinstance(place, str) else place)
+        except PlacementError as error:
+            for window in device.windows:
+                self._map.place(window, None)
+            raise MachineError(str(error)) from None
+
+    def claim(
+        self,
+        label: str,
+        space: Space,
+        base: int,
+        size: int,
+        read: Callable[[int, int], int] | None = None,
+        write: Callable[[int, int, int], object] | None = None,
+    ) -> Window:
+        """Give a range of addresses to functions of the host: read(offset, width) -> value,
+        write(offset, width, value). What has no function reads as all ones or is ignored."""
+        window = Window(label, space, size, HostTarget(read, write))
+        try:
+            self._map.place(window, base)
+        except PlacementError as error:
+            raise MachineError(str(error)) from None
+        self._host_windows.append(window)
+        return window
+
+    def move(self, device: str, param: str, base: int | None) -> None:
+        """Move the windows whose base is an address parameter; None unmaps them.
+
+        Raises MachineError, and changes nothing, if they would overlap others.
+        """
+        moving = self._device(device)
+        if param not in moving.bases:
+            known = ", ".join(moving.bases) or "none"
+            raise MachineError(f"{device} has no address parameter {param!r}; it has: {known}")
+        windows = [window for window, place in moving.placements() if place == param]
+        before = moving.bases[param]
+        try:
+            for window in windows:
+                self._map.place(window, base)
+        except PlacementError as error:
+            for window in windows:
+                self._map.place(window, before)
+            raise MachineError(str(error)) from None
+        moving.bases[param] = base
+        for window in windows:
+            self._tell_moved(window)
+
+    def _tell_moved(self, window: Window) -> None:
+        for told in self.moved:
+            told(window)
+
+    def windows(self) -> Iterator[Window]:
+        """Every mapped window. Those of devices have a `RegionTarget`."""
+        return iter(self._map)
+
+    def wire(self, line: str, sink: Sink | str) -> None:
+        """Connect an output line, "device.line", to a function called as (level, now ns)
+        at each edge, or to "device.slot", a Boolean state of another device.
+        A line that is high is delivered at once."""
+        source = self.line(line)
+        source.connect(self._input(sink) if isinstance(sink, str) else sink, self.now)
+
+    def line(self, path: str) -> OutputLine:
+        """The output line "device.line"."""
+        device_name, _, line_name = path.partition(".")
+        device = self._device(device_name)
+        for line in device.lines:
+            if line.name == line_name:
+                return line
+        known = ", ".join(line.path for line in device.lines) or "none"
+        raise MachineError(f"there is no line {path!r}; {device_name} has: {known}")
+
+    def _input(self, path: str) -> Sink:
+        device_name, _, slot_name = path.partition(".")
+        device = self._device(device_name)
+        inputs = [
+            slot.name
+            for slot in device.module.slots
+            if slot.type == ir.BOOL and not slot.dims and slot.kind == "state"
+        ]
+        if slot_name not in inputs:
+            raise MachineError(f"{path!r} cannot be driven; {device_name} has: {', '.join(inputs) or 'none'}")
+
+        def sink(level: int, now: int) -> None:
+            device.drive(slot_name, level, now)
+            self.attend(device, now)
+
+        return sink
+
+    def _device(self, name: str) -> Device:
+        if name not in self.devices:
+            known = ", ".join(self.devices) or "none"
+            raise MachineError(f"there is no device {name!r} on this machine; it has: {known}")
+        return self.devices[name]
+
+    # --- accesses ----------------------------------------------------------
+
+    def read(self, space: Space, address: int, width: int) -> int:
+        """A guest's read of `width` bytes; what nobody claims reads as all ones."""
+        now = self._arrive()
+        value = 0
+        for piece in self._pieces(space, address, width, "read"):
+            if piece.window is None:
+                part = (1 << 8 * piece.width) - 1
+            else:
+                part = piece.window.target.read(piece.offset, piece.width, now)
+            value |= part << 8 * piece.at
+        return value
+
+    def write(self, space: Space, address: int, width: int, value: int) -> None:
+        """A guest's write; what nobody claims is ignored."""
+        now = self._arrive()
+        for piece in self._pieces(space, address, width, "write"):
+            if piece.window is not None:
+                part = value >> 8 * piece.at & (1 << 8 * piece.width) - 1
+                piece.window.target.write(piece.offset, piece.width, part, now)
+
+    def peek(self, space: Space, address: int, width: int) -> int:
+        """What a read would return, with nothing changed; host windows show all ones."""
+        value = 0
+        for piece in self._map.pieces(space, address, _width(width)):
+            if piece.window is None:
+                part = (1 << 8 * piece.width) - 1
+            else:
+                part = piece.window.target.peek(piece.offset, piece.width, self.now)
+            value |= part << 8 * piece.at
+        return value
+
+    def _pieces(self, space: Space, address: int, width: int, direction: Direction) -> tuple[Piece, ...]:
+        pieces = self._map.pieces(space, address, _width(width))
+        if all(piece.window is None for piece in pieces):
+            self.statistics.count_unclaimed(space, address, direction)
+        return pieces
+
+    def attend(self, device: Device, now: int) -> None:
+        """Have a device's edges delivered and its observers told.
+
+        Deliveries never nest: what one sets off waits until it is over.
+        """
+        self._queue.append((device, now))
+        if self._attending:
+            return
+        self._attending = True
+        try:
+            for _ in range(PROPAGATION):
+                if not self._queue:
+                    return
+                device, now = self._queue.popleft()
+                if device.attend(now):
+                    self._queue.append((device, now))
+            self._queue.clear()
+            self.statistics.propagation_cut += 1
+        finally:
+            self._attending = False
+
+    # --- time --------------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        """The present instant, virtual ns; while edges are delivered, theirs."""
+        if self._walking is not None:
+            return self._walking
+        return max(self.clock.now, self._settled)
+
+    @property
+    def deadline(self) -> int:
+        """The next instant at which a device does something by itself, or `NEVER`."""
+        return min((device.instance.deadline for device in self.devices.values()), default=ir.NEVER)
+
+    def step(self, ns: int) -> int:
+        """Let `ns` of virtual time pass (a stepped clock); the instant reached."""
+        return self.advance_to(self.now + max(ns, 0))
+
+    def advance_to(self, instant: int) -> int:
+        """Let time pass up to an instant, ns, each edge delivered at its own; the instant reached.
+
+        For a stepped clock. An instant in the past changes nothing.
+        """
+        instant = min(max(instant, self.now), LAST_INSTANT)
+        self._walk(instant)
+        self.clock.set(instant)
+        return instant
+
+    def service(self) -> int:
+        """Account for everything due by the clock's present instant; what `deadline` is then."""
+        self._arrive()
+        return self.deadline
+
+    def _arrive(self) -> int:
+        """The instant of an access, everything before it accounted for."""
+        now = self.now
+        if self._walking is None and self.deadline <= now:
+            self._walk(now)
+        return now
+
+    def _walk(self, target: int) -> None:
+        """Settle every device at each deadline up to `target`."""
+        if self._walking is not None:
+            return  # a sink let time pass while an edge is delivered: it cannot
+        try:
+            for _ in range(self._events_a_step):
+                due = self.deadline
+                if due > target:
+                    return
+                self._settle_due(max(due, self._settled))
+                if self.deadline == due:
+                    break
+            self.statistics.events_jumped += 1
+            self._settle_due(target)
+        finally:
+            self._walking = None
+            self._settled = target
+
+    def _settle_due(self, at: int) -> None:
+        self._walking = self._settled = at
+        for device in self.devices.values():
+            if device.instance.deadline <= at:
+                device.instance.settle(at)
+                self.attend(device, at)
+
+    # --- saving and restoring ----------------------------------------------
+
+    def save(self) -> bytes:
+        """A snapshot of every device and of the clock."""
+        now = self._arrive()
+        images = [
+            DeviceImage(d.name, d.module.name, tuple(d.bases.items()), d.instance.save(now))
+            for d in self.devices.values()
+        ]
+        return snapshot.pack(Snapshot(now, tuple(images)))
+
+    def restore(self, data: bytes) -> None:
+        """Take over a snapshot of a machine built like this one.
+
+        Raises SnapshotError, and changes nothing, unless all of it fits. Lines
+        that are not as their sinks last saw them are delivered.
+        """
+        saved = snapshot.unpack(data)
+        self._check_devices(saved)
+        for image in saved.devices:
+            self._rehearse(self.devices[image.name], image, saved.now)
+        self._check_bases(saved)
+        self.clock.set(saved.now)
+        self._settled = saved.now
+        for image in saved.devices:
+            self.devices[image.name].instance.restore(saved.now, image.image)
+        self._apply_bases(saved)
+        for device in self.devices.values():
+            device.restart(saved.now)
+        for device in self.devices.values():
+            self.attend(device, saved.now)
+
+    def _check_devices(self, saved: Snapshot) -> None:
+        theirs = [(image.name, image.type, [name for name, _ in image.bases]) for image in saved.devices]
+        ours = [(d.name, d.module.name, list(d.bases)) for d in self.devices.values()]
+        if theirs != ours:
+            described = ", ".join(f"{name} ({type})" for name, type, _ in theirs) or "no devices"
+            raise SnapshotError(
+                f"the snapshot is of another machine: it has {described}; build the machine alike first"
+            )
+
+    def _rehearse(self, device: Device, image: DeviceImage, now: int) -> None:
+        scratch = self._make(device.type, self.engine, now, device.stored)
+        try:
+            scratch.restore(now, image.image)
+        except ImageError as error:
+            raise SnapshotError(f"the snapshot's image of {device.name} does not fit: {error}") from error
+
+    def _layout(self, saved: Snapshot) -> list[tuple[Window, int | None]]:
+        bases = {image.name: dict(image.bases) for image in saved.devices}
+        return [
+            (window, bases[device.name][place] if isinstance(place, str) else place)
+            for device in self.devices.values()
+            for window, place in device.placements()
+        ]
+
+    def _check_bases(self, saved: Snapshot) -> None:
+        rehearsal = AddressMap()
+        try:
+            for window in self._host_windows:
+                rehearsal.place(replace(window, base=None), window.base)
+            for window, base in self._layout(saved):
+                rehearsal.place(replace(window, base=None), base)
+        except PlacementError as error:
+            raise SnapshotError(f"the snapshot's address map does not fit: {error}") from None
+
+    def _apply_bases(self, saved: Snapshot) -> None:
+        moves = [(window, base) for window, base in self._layout(saved) if window.base != base]
+        for window, _ in moves:
+            self._map.place(window, None)
+        for window, base in moves:
+            self._map.place(window, base)
+            self._tell_moved(window)
+        for image in saved.devices:
+            self.devices[image.name].bases = dict(image.bases)
+
+    def close(self) -> None:
+        """Let the Python tier finish what it has open (files)."""
+        for device in self.devices.values():
+            if device.python is not None:
+                device.python.close(self.now)
+
+
+def _width(width: int) -> int:
+    """A width that an access can have: 1..8 bytes, and none for what is no width at all."""
+    return width if 1 <= width <= 8 else 0
+
+
+def _load(type: str | Path | DeviceType) -> DeviceType:
+    if isinstance(type, (str, Path)):
+        from ..compiler.driver import load  # the front end costs 50 ms: only where a file is named
+
+        return load(type)
+    return type
+
+
+def _sort_params(
+    module: ir.Module, name: str, params: Mapping[str, int | None]
+) -> tuple[dict[str, int], dict[str, int | None]]:
+    """Parameters of the device's state, and those that are addresses, defaults filled in."""
+    known = {param.name: param for param in module.params}
+    for given, value in params.items():
+        if given not in known:
+            names = ", ".join(known) or "none"
+            raise MachineError(f"{name} has no parameter {given!r}; it has: {names}")
+        _check_param(known[given], name, value)
+    values = {param.name: params.get(param.name, param.default) for param in module.params}
+    stored = {p.name: int(values[p.name] or 0) for p in module.params if p.slot is not None}
+    bases = {p.name: values[p.name] for p in module.params if p.slot is None}
+    return stored, bases
+
+
+def _check_param(param: ir.Param, device: str, value: int | None) -> None:
+    if value is None and param.slot is None:
+        return
+    if not isinstance(value, int) or not param.type.lo <= value <= param.type.hi:
+        raise MachineError(
+            f"{device}: the parameter {param.name} takes {param.type.lo}..{param.type.hi}, not {value!r}"
+        )
