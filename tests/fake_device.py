@@ -61,18 +61,10 @@ def with_python(file: str = "handlers.py") -> ir.Module:
     """The beeper with `odd` served by handler 0 and observer 1 told of `level`."""
     region = MODULE.regions[0]
     region = replace(region, registers=(*region.registers, _register("odd", ODD, "python")), split=True)
-    handler = ir.Python(
-        "oddity",
-        file,
-        "handler",
-        "a test",
-        (("count", "count", ()),),
-        (("odd", "odd", ()), ("lvl", "level", ())),
-        7,
-    )
-    watcher = ir.Python(
-        "watcher", file, "observer", "a test", (("level", "level", ()),), (("odd", "odd", ()),), 9
-    )
+    count, level, odd = ("count", "count", ()), ("level", "level", ()), ("odd", "odd", ())
+    lvl = ("lvl", "level", ())
+    handler = ir.Python("oddity", file, "handler", "a test", (count,), (odd, lvl), 7)
+    watcher = ir.Python("watcher", file, "observer", "a test", (level,), (odd,), 9)
     return replace(MODULE, regions=(region,), pythons=(handler, watcher))
 
 

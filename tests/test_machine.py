@@ -226,7 +226,11 @@ def test_events_of_several_devices_come_in_the_order_of_time() -> None:
     machine.write("io", 0x10 + PERIOD, 1, 5)
     machine.write("io", 0x40 + PERIOD, 1, 3)
     machine.step(12_000)
-    assert order == [("other", 3000), ("beeper", 5000), ("other", 6000), ("other", 9000)] + [
+    assert order == [
+        ("other", 3000),
+        ("beeper", 5000),
+        ("other", 6000),
+        ("other", 9000),
         ("beeper", 10_000),
         ("other", 12_000),
     ]
