@@ -51,6 +51,7 @@ def build(module: ir.Module) -> str:
         "length": image_size(module),
         "fixed_size": len(fixed),
         "fixed": "".join(f"\\{byte:02x}" for byte in fixed),
+        "small": "minsize optsize nounwind",
         "head_size": HEAD.size,
         "init_params": "".join(f", i64 %p{i}" for i, _ in _stored_params(module)),
         "init_stores": "".join(_init_store(module, i, p) for i, p in _stored_params(module)),
@@ -106,7 +107,7 @@ def _init_store(module: ir.Module, number: int, param: ir.Param) -> str:
 
 _PEEK = Template("""
 
-define dso_local i64 @"${dev}_${region}_peek"($state, i64 %now, i32 %offset, i32 %width) minsize optsize nounwind {
+define dso_local i64 @"${dev}_${region}_peek"($state, i64 %now, i32 %offset, i32 %width) $small {
   %copy = alloca [$size x i8], align 8
   call void @llvm.memcpy.p0.p0.i64(ptr align 8 %copy, ptr align 8 %s, i64 $size, i1 false)
   %value = call i64 @"${dev}_${region}_read"(ptr %copy, i64 %now, i32 %offset, i32 %width)
@@ -122,7 +123,7 @@ declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 @"$dev.table" = internal unnamed_addr constant [$rows x $row] [ $table ], align 8
 @"$dev.head" = internal unnamed_addr constant [$fixed_size x i8] c"$fixed", align 8
 
-define internal i64 @"$dev.get"(ptr %at, i64 %size) minsize optsize nounwind {
+define internal i64 @"$dev.get"(ptr %at, i64 %size) $small {
   switch i64 %size, label %get8 [ i64 1, label %get1 i64 2, label %get2 i64 4, label %get4 ]
 get1:
   %v1 = load i8, ptr %at, align 1
@@ -141,7 +142,7 @@ get8:
   ret i64 %v8
 }
 
-define internal void @"$dev.put"(ptr %at, i64 %value, i64 %size) minsize optsize nounwind {
+define internal void @"$dev.put"(ptr %at, i64 %value, i64 %size) $small {
   switch i64 %size, label %put8 [ i64 1, label %put1 i64 2, label %put2 i64 4, label %put4 ]
 put1:
   %v1 = trunc i64 %value to i8
@@ -160,7 +161,7 @@ put8:
   ret void
 }
 
-define internal i64 @"$dev.take"(ptr %image, i64 %size) minsize optsize nounwind {
+define internal i64 @"$dev.take"(ptr %image, i64 %size) $small {
 entry:
   br label %next
 next:
@@ -178,7 +179,7 @@ end:
   ret i64 %more
 }
 
-define internal void @"$dev.give"(ptr %image, i64 %whole, i64 %size) minsize optsize nounwind {
+define internal void @"$dev.give"(ptr %image, i64 %whole, i64 %size) $small {
 entry:
   br label %next
 next:
@@ -196,7 +197,7 @@ end:
 }
 
 ; Walk the table. what: 0 save, 1 check, 2 store. The refusal code, or 0.
-define internal i32 @"$dev.walk"(ptr %s, ptr %image, i32 %what) noinline minsize optsize nounwind {
+define internal i32 @"$dev.walk"(ptr %s, ptr %image, i32 %what) noinline $small {
 entry:
   br label %run
 run:
@@ -273,13 +274,13 @@ done:
   ret i32 %refusal
 }
 
-define dso_local void @"${dev}_init"($state, i64 %now$init_params) minsize optsize nounwind {
+define dso_local void @"${dev}_init"($state, i64 %now$init_params) $small {
   call void @llvm.memset.p0.i64(ptr align 8 %s, i8 0, i64 $size, i1 false)$init_stores
   call void @"${dev}_reset"(ptr %s, i64 %now)
   ret void
 }
 
-define dso_local void @"${dev}_save"($state, i64 %now, ptr noalias noundef %image) minsize optsize nounwind {
+define dso_local void @"${dev}_save"($state, i64 %now, ptr noalias noundef %image) $small {
   call void @"${dev}_settle"(ptr %s, i64 %now)
   call void @llvm.memcpy.p0.p0.i64(ptr %image, ptr align 8 @"$dev.head", i64 $fixed_size, i1 false)
   %time = getelementptr i8, ptr %image, i64 $fixed_size
@@ -288,7 +289,7 @@ define dso_local void @"${dev}_save"($state, i64 %now, ptr noalias noundef %imag
   ret void
 }
 
-define dso_local i32 @"${dev}_restore"($state, i64 %now, ptr noalias noundef %image, i64 %length) minsize optsize nounwind {
+define dso_local i32 @"${dev}_restore"($state, i64 %now, ptr noalias noundef %image, i64 %length) $small {
   %whole = icmp eq i64 %length, $length
   br i1 %whole, label %magic, label %refuse1
 magic:
