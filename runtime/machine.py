@@ -354,6 +354,19 @@ class Machine:
                 device.instance.settle(at)
                 self.attend(device, at)
 
+    def reset(self) -> None:
+        """Power-on state for every device; time goes on, windows stay."""
+        now = self._arrive()
+        for device in self.devices.values():
+            device.instance.reset(now)
+        self._restart(now)
+
+    def _restart(self, now: int) -> None:
+        for device in self.devices.values():
+            device.restart(now)
+        for device in self.devices.values():
+            self.attend(device, now)
+
     # --- saving and restoring ----------------------------------------------
 
     def save(self) -> bytes:
@@ -381,10 +394,7 @@ class Machine:
         for image in saved.devices:
             self.devices[image.name].instance.restore(saved.now, image.image)
         self._apply_bases(saved)
-        for device in self.devices.values():
-            device.restart(saved.now)
-        for device in self.devices.values():
-            self.attend(device, saved.now)
+        self._restart(saved.now)
 
     def _check_devices(self, saved: Snapshot) -> None:
         theirs = [(image.name, image.type, [name for name, _ in image.bases]) for image in saved.devices]

@@ -1,0 +1,334 @@
+"""`devc qtest`: devices behind QEMU's qtest protocol, with QEMU's options where they matter.
+
+Options have one dash, as QEMU's; two are accepted. An option that does not
+matter to device tests is accepted and ignored, so that a command line written
+for QEMU works; one that might be missed is noted on stderr.
+
+Non-goals: the protocol (runtime/hosts/qtest.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import IO
+
+from ..runtime.hosts import board as boards
+from ..runtime.hosts.memory import Memory
+from ..runtime.hosts.qtest import Qtest
+from ..runtime.hosts.qtest_channels import Address, ChannelError, QmpPeer, QtestPeer, serve
+from ..runtime.machine import Machine, MachineError
+
+HELP = """\
+usage: devc qtest [-qtest CHANNEL] [-machine NAME] [-device FILE.dev[,PARAM=VALUE...]] ...
+
+Serve devices over QEMU's qtest protocol; virtual time moves only by clock_step.
+
+  -qtest CHANNEL      stdio (the default), unix:PATH to connect to a listening
+                      socket, unix:PATH,server=on to listen, chardev:ID
+  -qtest-log FILE     log the conversation (none: do not)
+  -machine NAME, -M   pc (the default), q35, isapc or none
+  -device FILE        add a device file, or one of devc's by name; PARAM=VALUE
+                      sets a parameter, LINE=N wires a line to interrupt input N
+  -m SIZE[K|M|G]      plain RAM from address 0 on (128M)
+  -qmp CHANNEL        a monitor: qmp_capabilities, system_reset, quit, ...
+  -chardev socket,id=ID,path=PATH[,server=on]   a channel for -mon and -qtest
+  -mon chardev=ID,mode=control                  a monitor on it
+  -rtc base=DATE[,clock=vm]                     the date at time 0
+Other options of QEMU are accepted and ignored.
+"""
+
+MAX_RAM = 3 << 30
+"""Above it the PC has its devices."""
+
+_SUFFIXES = {"k": 10, "m": 20, "g": 30, "b": 0}
+
+
+class OptionError(ValueError):
+    """A command line that makes no sense; the message says what would."""
+
+
+@dataclass
+class Settings:
+    """What the options say."""
+
+    qtest: str | None = "stdio"
+    log: str = "none"
+    board: boards.Board = field(default_factory=lambda: boards.find("pc"))
+    ram: int = 128 << 20
+    chardevs: dict[str, Address] = field(default_factory=dict)
+    monitors: list[str] = field(default_factory=list)
+    devices: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    rtc_base: datetime | None = None
+    notes: list[str] = field(default_factory=list)
+    help: bool = False
+
+
+# --- options ----------------------------------------------------------------
+
+
+def _properties(text: str, implied: str) -> dict[str, str]:
+    """`a,b=c,d` as QEMU reads it: a first word without `=` is `implied`, another is on."""
+    found: dict[str, str] = {}
+    for at, part in enumerate(text.split(",")):
+        name, equals, value = part.partition("=")
+        if equals:
+            found[name] = value
+        elif at == 0 and implied:
+            found[implied] = part
+        elif part.startswith("no"):
+            found[part[2:]] = "off"
+        else:
+            found[part] = "on"
+    return found
+
+
+def _is_server(properties: dict[str, str]) -> bool:
+    return properties.get("server", "off") in ("on", "yes", "true")
+
+
+def _address(settings: Settings, text: str) -> Address:
+    """A channel's address as `-qtest` and `-qmp` take it. Raises OptionError."""
+    kind, _, rest = text.partition(":")
+    if text == "stdio":
+        return Address(None)
+    if kind == "unix" and rest:
+        properties = _properties(rest, "path")
+        return Address(properties["path"], _is_server(properties))
+    if kind == "chardev" and rest in settings.chardevs:
+        return settings.chardevs[rest]
+    known = ", ".join(settings.chardevs) or "none"
+    raise OptionError(
+        f"{text!r} is no channel: use stdio, unix:PATH[,server=on] or chardev:ID (IDs: {known})"
+    )
+
+
+def _qtest(settings: Settings, value: str) -> None:
+    settings.qtest = None if value == "none" else value
+
+
+def _log(settings: Settings, value: str) -> None:
+    settings.log = value
+
+
+def _machine(settings: Settings, value: str) -> None:
+    name = _properties(value, "type").get("type")
+    if name is not None:
+        settings.board = boards.find(name)
+
+
+def _memory(settings: Settings, value: str) -> None:
+    text = _properties(value, "size").get("size", "128")
+    digits, suffix = (text[:-1], text[-1].lower()) if text[-1:].isalpha() else (text, "m")
+    if not digits.isdigit() or suffix not in _SUFFIXES:
+        raise OptionError(f"-m {value}: a size is a number with K, M or G, e.g. 128M")
+    settings.ram = min(int(digits) << _SUFFIXES[suffix], MAX_RAM)
+
+
+def _chardev(settings: Settings, value: str) -> None:
+    properties = _properties(value, "backend")
+    backend, name = properties.get("backend"), properties.get("id")
+    if not name:
+        raise OptionError(f"-chardev {value}: it needs an id=ID")
+    if backend == "stdio":
+        settings.chardevs[name] = Address(None)
+    elif backend == "socket" and properties.get("path"):
+        settings.chardevs[name] = Address(properties["path"], _is_server(properties))
+    else:
+        settings.notes.append(f"-chardev {value}: only stdio and unix sockets (path=PATH) carry anything")
+
+
+def _mon(settings: Settings, value: str) -> None:
+    properties = _properties(value, "chardev")
+    if properties.get("mode") == "control":
+        settings.monitors.append(f"chardev:{properties.get('chardev', '')}")
+    else:
+        settings.notes.append(f"-mon {value}: only mode=control (QMP) is served")
+
+
+def _qmp(settings: Settings, value: str) -> None:
+    settings.monitors.append(value)
+
+
+def _device(settings: Settings, value: str) -> None:
+    properties = _properties(value, "driver")
+    settings.devices.append((properties.pop("driver", ""), properties))
+
+
+def _rtc(settings: Settings, value: str) -> None:
+    properties = _properties(value, "base")
+    if properties.get("clock", "vm") != "vm":
+        settings.notes.append(f"-rtc {value}: every clock here is the virtual one, moved by clock_step")
+    base = properties.get("base", "utc")
+    if base not in ("utc", "localtime"):
+        try:
+            settings.rtc_base = datetime.fromisoformat(base).replace(tzinfo=UTC)
+        except ValueError:
+            raise OptionError(
+                f"-rtc base={base}: a date is utc, localtime or e.g. 2026-01-31T23:59:50"
+            ) from None
+
+
+def _help(settings: Settings) -> None:
+    settings.help = True
+
+
+_WITH_VALUE: dict[str, Callable[[Settings, str], None]] = {
+    "qtest": _qtest,
+    "qtest-log": _log,
+    "machine": _machine,
+    "M": _machine,
+    "m": _memory,
+    "chardev": _chardev,
+    "mon": _mon,
+    "qmp": _qmp,
+    "device": _device,
+    "rtc": _rtc,
+}
+_ALONE: dict[str, Callable[[Settings], None]] = {"help": _help, "h": _help}
+_QUIET_WITH_VALUE = """
+    accel append audio audiodev bios boot cpu d D display global icount initrd k kernel L monitor msg name
+    net netdev nic object overcommit parallel pidfile sandbox seed serial smbios smp trace usbdevice uuid
+    vga vnc watchdog-action
+"""
+_QUIET_ALONE = """
+    S daemonize enable-kvm no-acpi no-fd-bootchk no-hpet no-reboot no-shutdown no-user-config nodefaults
+    nographic only-migratable preconfig singlestep snapshot usb
+"""
+_IGNORED = frozenset(_QUIET_WITH_VALUE.split())
+_IGNORED_ALONE = frozenset(_QUIET_ALONE.split())
+"""Options of QEMU that change nothing about timers' registers, with a value and without."""
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """The settings that a command line means. Raises OptionError or BoardError."""
+    settings = Settings()
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name = word.lstrip("-")
+        if not word.startswith("-") or not name:
+            raise OptionError(f"{word!r} is not an option; a disk image has no place here")
+        if name in _ALONE:
+            _ALONE[name](settings)
+        elif name in _WITH_VALUE:
+            if not rest:
+                raise OptionError(f"-{name} needs a value")
+            _WITH_VALUE[name](settings, rest.pop(0))
+        elif name not in _IGNORED_ALONE:
+            value = rest.pop(0) if rest and not rest[0].startswith("-") else ""
+            if name not in _IGNORED:
+                settings.notes.append(f"-{name} {value}".rstrip() + ": unknown here, ignored")
+    return settings
+
+
+# --- the command ------------------------------------------------------------
+
+
+def _add_device(
+    machine: Machine, interrupts: boards.Interrupts, driver: str, properties: dict[str, str]
+) -> None:
+    """Add what `-device` asks for. Raises MachineError, or what loading the file raises."""
+    from ..compiler.driver import load
+
+    loaded = load(driver)
+    name = properties.pop("id", None)
+    lines = {line.name for line in loaded.module.lines}
+    numbers: dict[str, int] = {}
+    for key, value in properties.items():
+        try:
+            numbers[key] = int(value, 0) if value not in ("on", "off") else int(value == "on")
+        except ValueError:
+            raise OptionError(f"-device {driver}: {key}={value} is not a number") from None
+    params = {key: number for key, number in numbers.items() if key not in lines}
+    device = machine.add(loaded, name, python=None, **params)
+    interrupts.connect(machine, device, {key: numbers[key] for key in numbers.keys() & lines})
+
+
+def _is_ours(driver: str) -> bool:
+    return driver.endswith(".dev") or files("devc.devices").joinpath(f"{driver}.dev").is_file()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end the process with status 0, as they end QEMU."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _open_log(path: str) -> Iterator[IO[str] | None]:
+    if path in ("none", "/dev/null"):
+        yield None
+        return
+    try:
+        log = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise OptionError(f"-qtest-log {path}: {error.strerror}") from None
+    with log:
+        yield log
+
+
+def _run(settings: Settings) -> None:
+    with _open_log(settings.log) as log:
+        peer = QtestPeer(log)
+        machine, memory = Machine(), Memory(settings.ram)
+        session = Qtest(machine, memory, peer.send)
+        interrupts = boards.build(settings.board, machine, session.interrupt)
+        for driver, properties in settings.devices:
+            if _is_ours(driver):
+                _add_device(machine, interrupts, driver, properties)
+            else:
+                _note(f"-device {driver}: devc has no such device, ignored")
+        if settings.ram:
+            machine.claim("RAM", "mmio", 0, settings.ram, memory.read, memory.write)
+        peer.session = session
+        channels: list[tuple[Address, QtestPeer | QmpPeer]] = []
+        if settings.qtest is not None:
+            channels.append((_address(settings, settings.qtest), peer))
+        channels += [(_address(settings, text), QmpPeer(machine.reset)) for text in settings.monitors]
+        if settings.rtc_base is not None and not any("rtc" in name for name in machine.devices):
+            _note("-rtc base: this machine has no clock to set")
+        serve(channels)
+        machine.close()
+
+
+def _note(text: str) -> None:
+    print(f"devc qtest: {text}", file=sys.stderr)
+
+
+def qtest(arguments: Sequence[str]) -> int:
+    """Run `devc qtest` with QEMU-style options; the exit status."""
+    logging.basicConfig(format="devc qtest: %(message)s", stream=sys.stderr)
+    try:
+        settings = parse(arguments)
+        if settings.help:
+            print(HELP, end="")
+            return 0
+        for note in settings.notes:
+            _note(note)
+        with _ended_by_signals():
+            _run(settings)
+    except SystemExit:
+        return 0
+    except BrokenPipeError:
+        return 0
+    except (OptionError, boards.BoardError, ChannelError, MachineError) as error:
+        _note(str(error))
+        return 1
+    return 0
