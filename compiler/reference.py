@@ -95,7 +95,7 @@ class Reference:
         lines: _Lines = [("def bind(B, H, I, Q, b, h, i, q, tables, fault):", body, [])]
         self._lines = lines
         namespace: dict[str, Any] = {}
-        tree = ast.fix_missing_locations(ast.Module(_parse(lines), []))
+        tree = ast.Module(_parse(lines), [])
         exec(compile(tree, f"<reference engine of {module.name}>", "exec"), namespace)
         self._bind: Callable[..., Functions] = namespace["bind"]
 

@@ -48,12 +48,23 @@ from .ir import (
 from .show import show, show_place, show_range
 from .verify_layout import MODULE_RULES, PURE, IRError
 
-__all__ = ["MAX_BLOCKS", "MAX_DEPTH", "IRError", "children", "statements", "subexpressions", "verify"]
+__all__ = [
+    "MAX_BLOCKS",
+    "MAX_DEPTH",
+    "MAX_LOOPS",
+    "IRError",
+    "children",
+    "statements",
+    "subexpressions",
+    "verify",
+]
 
 MAX_DEPTH = 200
 """Deepest nesting of an expression: back ends recurse over it."""
 MAX_BLOCKS = 60
 """Deepest nesting of blocks."""
+MAX_LOOPS = 8
+"""Deepest nesting of Repeats: bodies run the product of their counts."""
 
 Live = frozenset[str] | None
 """The locals that have a value on every path to here; None where no path leads."""
@@ -379,7 +390,7 @@ def _let(scope: _Scope, s: Let) -> Live:
     scope.value(s.value, head=True)
     if s.name in scope.params:
         scope.refuse(f"{s.name} is a parameter, which keeps its value")
-    declared = scope.types.setdefault(s.name, s.value.type)
+    declared = scope.types.get(s.name, s.value.type)  # a local that nothing reads has any type
     _first(scope, _within(f"the value {show(s.value)}", s.value.type, declared))
     return scope.live | {s.name}
 
@@ -422,6 +433,8 @@ def _switch(scope: _Scope, s: Switch) -> Live:
 def _repeat(scope: _Scope, s: Repeat) -> Live:
     if not 1 <= s.times < 2**31:
         scope.refuse(f"Repeat {s.times} times; allowed is 1..{2**31 - 1}")
+    if len(scope.breaks) == MAX_LOOPS:
+        scope.refuse(f"Repeats nest deeper than {MAX_LOOPS}")
     scope.breaks.append([])
     end = scope.inner("body", s.body)
     return _meet([end, *scope.breaks.pop()])
