@@ -177,6 +177,7 @@ class _Scope:
         self.breaks: list[list[Live]] = []
         self.params = dict(function.params)
         self.types: dict[str, Range] = dict(function.params)
+        self.assigned: frozenset[str] = frozenset(self.params)
 
     def refuse(self, complaint: str) -> NoReturn:
         place = f"{self.device}: function {self.function.name}"
@@ -196,16 +197,18 @@ class _Scope:
         for name, range_ in [*function.params, *([("result", function.result)] if function.result else [])]:
             if not range_.fits:
                 self.refuse(f"{name} has the type {show_range(range_)}, which does not fit 64 bits")
-        self.collect_types()
+        self.collect_locals()
         live = self.block(function.body, frozenset(self.params))
         self.path, self.stmt = [], None
         if function.result is not None and live is not None:
             self.refuse(f"has a result ({show_range(function.result)}) but can end without Return")
 
-    def collect_types(self) -> None:
-        """The type of each local: what every `Var` of it says."""
+    def collect_locals(self) -> None:
+        """Which locals are ever given a value, and their types: what every `Var` of one says."""
         for stmt in statements(self.function.body):
             self.stmt = stmt
+            if isinstance(stmt, Let):
+                self.assigned |= {stmt.name}
             for value in VALUES[type(stmt)](stmt):
                 for node, _ in subexpressions(value):
                     if isinstance(node, Var) and self.types.setdefault(node.name, node.type) != node.type:
@@ -221,7 +224,7 @@ class _Scope:
         for number, stmt in enumerate(block):
             self.path.append(f"[{number}]")
             self.stmt = stmt
-            self.live = frozenset(self.types) if live is None else live
+            self.live = self.assigned if live is None else live
             after = STATEMENTS[type(stmt)](self, stmt)
             live = None if live is None else after
             self.path.pop()
@@ -240,7 +243,8 @@ class _Scope:
 
     def value(self, expr: Expr, head: bool = False) -> None:
         """Check an expression of the present statement; `head`: it may have effects."""
-        for node, depth in subexpressions(expr):
+        # From the innermost outwards: the first complaint is then the cause of the rest.
+        for node, depth in reversed(list(subexpressions(expr))):
             if depth > MAX_DEPTH:
                 self.refuse(f"an expression nests deeper than {MAX_DEPTH}: {show(expr)}")
             self.head = head and depth == 1
