@@ -8,6 +8,7 @@ Non-goals: files for other programs (emit.py).
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import dataclass
 from functools import cache as once
@@ -16,8 +17,10 @@ from typing import Any, Literal
 import llvmlite
 import llvmlite.binding as llvm
 
-from . import ir, native
+from . import interface, ir, native
 from .cache import Cache
+
+CacheChoice = Cache | Literal["default"] | None
 
 OBJECT_FORMAT = 1
 """Raised when what is made of the same IR text changes, e.g. the pass pipeline."""
@@ -69,7 +72,7 @@ def optimise(text: str, target: Target, opt: int = 2, jit: bool = False) -> tupl
     """Parse, verify and optimise LLVM IR: the llvmlite module and its target machine."""
     machine = target.machine(opt, jit)
     head = f'target datalayout = "{machine.target_data}"\ntarget triple = "{target.triple}"\n'
-    # A context of its own: devices may be compiled in several threads.
+    # In a context of its own, whose types and constants go with the module.
     module = llvm.parse_assembly(head + text, llvm.create_context())
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=opt)
@@ -84,11 +87,12 @@ def optimise(text: str, target: Target, opt: int = 2, jit: bool = False) -> tupl
 class NativeCode:
     """A compiled device in this process. Addresses hold while the object lives."""
 
-    def __init__(self, tracker: Any, names: tuple[str, ...], size: int, cached: bool) -> None:
+    def __init__(self, tracker: Any, names: tuple[str, ...], size: int, cached: bool, key: str = "") -> None:
         self._tracker = tracker
         self.names = names
         self.object_size = size
         self.cached = cached
+        self.key = key
 
     def symbol(self, name: str) -> int:
         """The address of an ABI function, e.g. `pit_ports_read`. KeyError if there is none."""
@@ -96,12 +100,9 @@ class NativeCode:
         return address
 
 
-def compile_module(
-    module: ir.Module, cache: Cache | Literal["default"] | None = "default", opt: int = 2
-) -> NativeCode:
+def compile_module(module: ir.Module, cache: CacheChoice = "default", opt: int = 2) -> NativeCode:
     """The device's machine code for this CPU, from the cache (None: none) if it is there."""
-    if cache == "default":
-        cache = Cache.default()
+    cache = _chosen(cache)
     target = host()
     text = native.build(module, target.preserve_most)
     key = object_key(text, target, opt)
@@ -112,21 +113,66 @@ def compile_module(
         image = machine.emit_object(optimised)
         if cache:
             cache.put("object", key, image)
-    return load(image, native.symbols(module), cached)
+    return load(image, native.symbols(module), cached, key)
 
 
 def object_key(text: str, target: Target, opt: int) -> str:
-    """What an object depends on, as text; the cache hashes it."""
-    parts = (OBJECT_FORMAT, llvmlite.__version__, llvm.llvm_version_info, opt, target.triple, target.cpu)
-    return "\n".join((*map(str, parts), target.features, text))
+    """A digest of all that an object depends on: IR text, LLVM, CPU, devc's own passes."""
+    return hashlib.sha256(f"{identity(target, opt)}\n{text}".encode()).hexdigest()
 
 
-def load(image: bytes, names: tuple[str, ...], cached: bool = False) -> NativeCode:
+def identity(target: Target, opt: int) -> str:
+    """What objects of this process depend on besides their IR."""
+    return f"{OBJECT_FORMAT} {llvmlite.__version__} {llvm.llvm_version_info} {opt} {target}"
+
+
+def load(image: bytes, names: tuple[str, ...], cached: bool = False, key: str = "") -> NativeCode:
     """Link an object into this process."""
     builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
     for name in names:
         builder.export_symbol(name)
-    return NativeCode(builder.link(_lljit(), f"devc{next(_numbers)}"), names, len(image), cached)
+    return NativeCode(builder.link(_lljit(), f"devc{next(_numbers)}"), names, len(image), cached, key)
+
+
+# --- a device without its source being read ---
+
+
+def remember(
+    source: str, module: ir.Module, code: NativeCode, cache: CacheChoice = "default", opt: int = 2
+) -> None:
+    """Keep what `recall` needs. `source` is any text that determines the module."""
+    chosen = _chosen(cache)
+    if chosen and code.key:
+        payload = code.key.encode() + interface.dump(module)
+        chosen.put("interface", _source_key(source, opt), payload)
+
+
+def recall(source: str, cache: CacheChoice = "default", opt: int = 2) -> tuple[ir.Module, NativeCode] | None:
+    """The interface (a module without functions) and the code of a remembered source, in milliseconds."""
+    chosen = _chosen(cache)
+    entry = chosen.get("interface", _source_key(source, opt)) if chosen else None
+    if chosen is None or entry is None:
+        return None
+    key = entry[:_KEY_LENGTH].decode("ascii", "replace")
+    image = chosen.get("object", key)
+    if image is None:
+        return None
+    try:
+        module = interface.load(entry[_KEY_LENGTH:])
+    except interface.InterfaceError:
+        return None
+    return module, load(image, native.symbols(module), True, key)
+
+
+_KEY_LENGTH = hashlib.sha256().digest_size * 2
+
+
+def _source_key(source: str, opt: int) -> str:
+    return f"{interface.FORMAT} {identity(host(), opt)}\n{source}"
+
+
+def _chosen(cache: CacheChoice) -> Cache | None:
+    return Cache.default() if cache == "default" else cache
 
 
 _numbers = itertools.count()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,8 @@ def test_another_device_level_or_version_is_another_entry(cache: Cache) -> None:
 
 @pytest.mark.parametrize("part", ["cpu", "features", "triple"])
 def test_an_object_for_another_machine_has_another_key(part: str) -> None:
-    host = jit.host()
-    other = jit.Target(
-        **{name: getattr(host, name) for name in ("triple", "cpu", "features")} | {part: "z80"}
-    )
-    assert jit.object_key("text", host, 2) != jit.object_key("text", other, 2)
+    other = replace(jit.host(), **{part: "z80"})
+    assert jit.object_key("text", jit.host(), 2) != jit.object_key("text", other, 2)
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -91,6 +89,30 @@ def test_kinds_do_not_meet(cache: Cache) -> None:
     cache.put("object", "k", b"1")
     cache.put("interface", "k", b"2")
     assert (cache.get("object", "k"), cache.get("interface", "k")) == (b"1", b"2")
+
+
+def test_a_remembered_source_gives_interface_and_code_without_the_module(cache: Cache) -> None:
+    code = jit.compile_module(MODULE, cache)
+    jit.remember("the source", MODULE, code, cache)
+    recalled = jit.recall("the source", cache)
+    assert recalled is not None
+    assert recalled[0] == replace(MODULE, functions=())
+    assert recalled[1].names == code.names
+    assert recalled[1].cached
+    assert jit.recall("another source", cache) is None
+    assert jit.recall("the source", cache, opt=1) is None
+    assert jit.recall("the source", None) is None
+
+
+def test_what_was_remembered_in_part_is_as_if_forgotten(cache: Cache) -> None:
+    code = jit.compile_module(MODULE, cache)
+    for payload in (b"", b"\xff" * 80, code.key.encode(), code.key.encode() + b"[]", code.key.encode()[:-1]):
+        cache.put("interface", jit._source_key("s", 2), payload)
+        assert jit.recall("s", cache) is None
+    jit.remember("s", MODULE, code, cache)
+    assert jit.recall("s", cache) is not None
+    cache.path("object", code.key).unlink()
+    assert jit.recall("s", cache) is None
 
 
 @POSIX
