@@ -32,7 +32,7 @@ class Outcome(IntEnum):
 
     SERVED     done in native code
     UNCLAIMED  done: nobody is there, all bits read as ones, a write is lost
-    ATTENTION  this piece is done, and the device's `attention` (taken into the
+    ATTENTION  this piece is done, and the device's `attention` (copied into the
                record) tells what it wants: lines to deliver, observers to tell
     HEAVY      this piece is not done, Python must serve it
     """

@@ -106,25 +106,25 @@ define internal i64 @ones(i32 %width) alwaysinline {
   ret i64 %mask
 }
 
-; Take the device's attention, leaving 0. A moved deadline is noted on the bus
-; and needs nobody else, so that bit is not passed on.
-define internal i32 @take_attention(ptr %bus, ptr %state) alwaysinline {
+; What the device wants of Python: its attention, but for a moved deadline, which
+; is noted on the bus and cleared. Whoever attends clears the rest.
+define internal i32 @attention(ptr %bus, ptr %state) alwaysinline {
   %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
   %attention = load i32, ptr %attention.p
   %calm = icmp eq i32 %attention, 0
-  br i1 %calm, label %nothing, label %take
+  br i1 %calm, label %nothing, label %look
 
 nothing:
   ret i32 0
 
-take:
-  store i32 0, ptr %attention.p
+look:
   %deadline = and i32 %attention, $ATTENTION_DEADLINE
   %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
   %was_moved = load i32, ptr %moved.p
   %is_moved = or i32 %was_moved, %deadline
   store i32 %is_moved, ptr %moved.p
   %rest = xor i32 %attention, %deadline
+  store i32 %rest, ptr %attention.p
   ret i32 %rest
 }
 
@@ -190,7 +190,7 @@ do_read:
 
 after:
   %result = phi i64 [ 0, %do_write ], [ %answer, %do_read ]
-  %attention = call i32 @take_attention(ptr %bus, ptr %state)
+  %attention = call i32 @attention(ptr %bus, ptr %state)
   %leave_bit = and i32 %attention, $ATTENTION_LEAVE
   %leaves = icmp ne i32 %leave_bit, 0
   br i1 %leaves, label %heavy, label %merge
@@ -347,6 +347,7 @@ unclaimed:
 
 ; The present virtual instant in ns.
 define i64 @devc_now(ptr %bus) {
+  %time = alloca { i64, i64 } ; struct timespec
   %clock = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock
   %base.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.base
   %base = load i64, ptr %base.p
@@ -359,7 +360,6 @@ fixed:
   ret i64 %base
 
 ask:
-  %time = alloca { i64, i64 }
   %gettime.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.gettime
   %gettime = load ptr, ptr %gettime.p
   %status = call i32 %gettime(i32 1, ptr %time) ; CLOCK_MONOTONIC
@@ -453,7 +453,7 @@ who:
 
 settle:
   call void %settle_fn(ptr %state, i64 %now)
-  %attention = call i32 @take_attention(ptr %bus, ptr %state)
+  %attention = call i32 @attention(ptr %bus, ptr %state)
   %calm = icmp eq i32 %attention, 0
   br i1 %calm, label %loop, label %stop
 

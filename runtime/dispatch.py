@@ -13,10 +13,12 @@ from __future__ import annotations
 import ctypes
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
+from ..compiler.jit import NativeCode
 from .bus import (
     CLOCK_FIXED,
     CLOCK_RUNNING,
@@ -40,7 +42,7 @@ from .bus import (
     Space,
     Window,
 )
-from .native_module import NativeCode, compile_text, expand, read_text
+from .native_module import compile_text, expand, read_text
 
 __all__ = [
     "CLOCK_FIXED",
@@ -65,6 +67,9 @@ _ASK = ctypes.PYFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
 
 class DispatchError(Exception):
     """A region cannot be where it was asked to be, or an access makes no sense."""
+
+
+_Item = TypeVar("_Item", bound=ctypes.Structure)
 
 
 def dispatch_text() -> str:
@@ -103,8 +108,9 @@ class Dispatcher:
     HEAVY      the piece was not served. Serve it and say `access.answer(value)`;
                unanswered, a read gives ones and a write is lost. `entry` 0:
                the device has no settle function, Python must settle it.
-    ATTENTION  the piece is done; `access.attention` holds the bits taken from
-               device `access.device`, without DEADLINE, which is dealt with here.
+    ATTENTION  the piece is done; `access.attention` is that of device
+               `access.device`, without DEADLINE, which is dealt with here.
+               Clear it in the state's header.
 
     A HEAVY record may carry attention bits too. What `attend` raises comes out
     of the call that led to it, with the access completed as if unanswered.
@@ -256,7 +262,7 @@ class Dispatcher:
             raise DispatchError(f"{self._regions[handle]} has no native handlers")
         entry.flags = entry.flags & ~REGION_PYTHON | (REGION_PYTHON if python else 0)
 
-    def stats(self, handle: int) -> Sequence[Counters]:
+    def stats(self, handle: int) -> ctypes.Array[Counters]:
         """Live counters of a region's byte offsets (the last one counts all beyond)."""
         return self._region(handle).counters
 
@@ -321,6 +327,7 @@ class Dispatcher:
             self.bus.moved = 1
             if record.outcome == Outcome.HEAVY and record.entry:
                 record.answer(U64_MAX)
+            record.outcome = Outcome.SERVED
 
     # --- the tables ---
 
@@ -384,7 +391,7 @@ class Dispatcher:
         self.bus.windows = ctypes.addressof(fresh)
         self.bus.window_count = count
 
-    def _grown(self, array: ctypes.Array[ctypes.Structure]) -> ctypes.Array[ctypes.Structure]:
+    def _grown(self, array: ctypes.Array[_Item]) -> ctypes.Array[_Item]:
         self._replaced.append(array)
         larger = (array._type_ * (2 * len(array)))()
         ctypes.memmove(larger, array, ctypes.sizeof(array))

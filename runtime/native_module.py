@@ -19,6 +19,7 @@ import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import Any, cast
 
 import llvmlite.binding as llvm
 
@@ -37,7 +38,7 @@ class NativeModuleError(Exception):
     """The text of a native module, or a structure that it names, is wrong."""
 
 
-def llvm_type(kind: type[ctypes._CData]) -> str:
+def llvm_type(kind: type[Any]) -> str:
     """The LLVM type with the layout of a ctypes integer, pointer, array or structure."""
     if issubclass(kind, ctypes.Structure):
         return f"%{kind.__name__}"
@@ -55,7 +56,7 @@ def declare(structures: Sequence[type[ctypes.Structure]]) -> str:
     """LLVM type declarations for the structures, in order."""
     lines = []
     for structure in structures:
-        members = ", ".join(llvm_type(f[1]) for f in structure._fields_)
+        members = ", ".join(llvm_type(cast(type[Any], f[1])) for f in structure._fields_)
         lines.append(f"%{structure.__name__} = type {{ {members} }}")
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,213 @@
+"""What every host offers: a guest's memory, its registers, running it, interrupts.
+
+A host executes guest code over a `Dispatcher`; whatever native code cannot
+finish goes to `Dispatcher.attend`, and `run` goes on until something ends it.
+
+Non-goals: devices and wiring (runtime/machine.py); guests in protected mode.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ...compiler.ir import NEVER
+
+if TYPE_CHECKING:
+    from ..dispatch import Dispatcher
+
+PAGE = 4096
+DEFAULT_MEMORY = 0xA0000
+"""Bytes of RAM: a PC's conventional memory; above it, devices can claim addresses."""
+
+
+class HostError(Exception):
+    """The host cannot be set up, or was asked for what it cannot do."""
+
+
+class Reason(Enum):
+    """Why `run` came back.
+
+    STOPPED         `stop` was called
+    TIME            the instant given as `until` has come
+    HALTED          the guest waits for an interrupt that nothing will bring:
+                    none is pending, and no deadline lies ahead or the clock
+                    stands still. Inject one, or move the clock, and run on
+    SHUTDOWN        the guest is beyond help (a triple fault)
+    FAILED_ENTRY    the processor refuses the guest's state
+    INTERNAL_ERROR  the hypervisor gave up on an instruction
+    UNKNOWN         an exit this host does not know; `detail` has its number
+    """
+
+    STOPPED = "stopped"
+    TIME = "time"
+    HALTED = "halted"
+    SHUTDOWN = "shutdown"
+    FAILED_ENTRY = "failed entry"
+    INTERNAL_ERROR = "internal error"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Why the guest is not running, when (virtual ns), and what is known beyond that."""
+
+    reason: Reason
+    now: int
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason.value} at {self.now} ns" + (f": {self.detail}" if self.detail else "")
+
+
+REGISTERS = [
+    "rax",
+    "rbx",
+    "rcx",
+    "rdx",
+    "rsi",
+    "rdi",
+    "rsp",
+    "rbp",
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+    "rip",
+    "rflags",
+    "cs",
+    "ds",
+    "es",
+    "fs",
+    "gs",
+    "ss",
+]
+INTERRUPT_FLAG = 1 << 9
+
+
+@dataclass(slots=True)
+class Registers:
+    """The vCPU's general registers, and its segments' selectors (real mode: base = 16 * selector)."""
+
+    rax: int = 0
+    rbx: int = 0
+    rcx: int = 0
+    rdx: int = 0
+    rsi: int = 0
+    rdi: int = 0
+    rsp: int = 0
+    rbp: int = 0
+    r8: int = 0
+    r9: int = 0
+    r10: int = 0
+    r11: int = 0
+    r12: int = 0
+    r13: int = 0
+    r14: int = 0
+    r15: int = 0
+    rip: int = 0
+    rflags: int = 2
+    cs: int = 0
+    ds: int = 0
+    es: int = 0
+    fs: int = 0
+    gs: int = 0
+    ss: int = 0
+
+
+class Host(ABC):
+    """One guest with one vCPU in real mode, and RAM from address 0 on.
+
+    Use as a context manager, or `close` it. `run` belongs to one thread at a
+    time; `stop` and `inject` may be called from `attend`, `stop` also from
+    another thread or a signal handler.
+    """
+
+    name: str
+
+    def __init__(self, dispatcher: Dispatcher, memory: int = DEFAULT_MEMORY) -> None:
+        if memory < PAGE or memory % PAGE:
+            raise HostError(f"the memory's size must be a multiple of {PAGE} bytes, not {memory:#x}")
+        self.dispatcher = dispatcher
+        self._ram = mmap.mmap(-1, memory, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory = memoryview(self._ram)
+        self._size = memory
+        self._closed = False
+
+    def load(self, image: bytes, address: int) -> None:
+        """Copy bytes into the guest's memory."""
+        if address < 0 or address + len(image) > self._size:
+            raise HostError(
+                f"{len(image)} bytes at {address:#x} do not fit the {self._size:#x} bytes of memory"
+            )
+        self.memory[address : address + len(image)] = image
+
+    def boot(self, address: int) -> None:
+        """Let the vCPU begin at a physical address below 1 MiB: real mode, interrupts off,
+        all other registers 0 (so the stack grows down from 64 KiB)."""
+        if not 0 <= address < 1 << 20:
+            raise HostError(f"real mode begins below 1 MiB, not at {address:#x}")
+        segment = 0 if address < 1 << 16 else address >> 4 & 0xF000
+        self.registers = Registers(cs=segment, rip=address - 16 * segment)
+
+    @property
+    @abstractmethod
+    def registers(self) -> Registers:
+        """A copy of the registers; assign one to change them. Exact whenever `run` has returned."""
+
+    @registers.setter
+    @abstractmethod
+    def registers(self, values: Registers) -> None: ...
+
+    @abstractmethod
+    def run(self, until: int = NEVER) -> Exit:
+        """Run the guest until something ends it, at the latest at virtual instant `until`.
+
+        Raises what `attend` raises, and KeyboardInterrupt on Ctrl-C: the guest is
+        then between two instructions and `run` may be called again.
+        """
+
+    @abstractmethod
+    def inject(self, vector: int) -> bool:
+        """Queue an interrupt for the vCPU, delivered when it accepts one, first come first served.
+
+        False if that vector is queued already: the two are one, as in an
+        interrupt controller's request register.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Have `run` return STOPPED, after the instruction under way."""
+
+    def close(self) -> None:
+        """Give everything back. The host cannot be used afterwards; closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._release()
+        self.memory.release()
+        self._ram.close()
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give back what the host holds, before its memory goes."""
+
+    def _ram_address(self) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._ram))
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,631 @@
+; The KVM exit loop (x86-64 Linux): everything until something heavy.
+;
+; Goes after dispatch.ll in one module. All context is reached through %vcpu.
+; System calls are inlined: libc's wrappers cost more than a light handler.
+
+; Up to four arguments; the result is negative (-errno) on failure.
+define internal i64 @syscall(i64 %number, i64 %a, i64 %b, i64 %c, i64 %d) alwaysinline {
+  %result = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},{r10},~{rcx},~{r11},~{memory}"(i64 %number, i64 %a, i64 %b, i64 %c, i64 %d)
+  ret i64 %result
+}
+
+define internal i64 @ioctl(ptr %vcpu, i64 %request, i64 %argument) alwaysinline {
+  %fd.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.fd
+  %fd = load i32, ptr %fd.p
+  %fd.wide = zext i32 %fd to i64
+  %result = call i64 @syscall(i64 16, i64 %fd.wide, i64 %request, i64 %argument, i64 0) ; ioctl
+  ret i64 %result
+}
+
+; --- the timer ---
+
+; Arm the timer for virtual instant %target (NEVER: disarm it), or %grace after
+; %now if deadlines were dealt with and the guest has not run since.
+define internal void @arm(ptr %vcpu, ptr %bus, i64 %target, i64 %now) {
+  %setting = alloca [4 x i64] ; struct itimerspec: no interval, then the instant
+  %settled.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.settled
+  %settled = load i32, ptr %settled.p
+  %has_run = icmp eq i32 %settled, 0
+  %grace.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.grace
+  %grace = load i64, ptr %grace.p
+  %grace.end = add i64 %now, %grace
+  %not_before = select i1 %has_run, i64 0, i64 %grace.end
+  %when = call i64 @llvm.umax.i64(i64 %target, i64 %not_before)
+  %armed.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.armed
+  %armed = load i64, ptr %armed.p
+  %same = icmp eq i64 %when, %armed
+  br i1 %same, label %done, label %change
+
+change:
+  store i64 %when, ptr %armed.p
+  store [4 x i64] zeroinitializer, ptr %setting
+  %never = icmp eq i64 %when, $NEVER
+  br i1 %never, label %set, label %reckon
+
+; The host's clock is virtual time less the base. A far instant is clipped (to
+; about 70 years ahead), so that the sum cannot wrap.
+reckon:
+  %base.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock, i32 $ClockBlock.base
+  %base = load i64, ptr %base.p
+  %host.now = sub i64 %now, %base
+  %ahead = sub i64 %when, %now
+  %clipped = call i64 @llvm.umin.i64(i64 %ahead, i64 2305843009213693952)
+  %host = add i64 %host.now, %clipped
+  %seconds = udiv i64 %host, 1000000000
+  %nanos = urem i64 %host, 1000000000
+  %seconds.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 2
+  store i64 %seconds, ptr %seconds.p
+  %nanos.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 3
+  store i64 %nanos, ptr %nanos.p
+  br label %set
+
+set:
+  %timer.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.timer
+  %timer = load i32, ptr %timer.p
+  %timer.wide = zext i32 %timer to i64
+  %setting.at = ptrtoint ptr %setting to i64
+  %status = call i64 @syscall(i64 223, i64 %timer.wide, i64 1, i64 %setting.at, i64 0) ; timer_settime, TIMER_ABSTIME
+  br label %done
+
+done:
+  ret void
+}
+
+; Take the wake signals that are pending; one left over would end every KVM_RUN.
+define internal void @drain(ptr %vcpu) {
+  %none = alloca { i64, i64 }
+  store { i64, i64 } zeroinitializer, ptr %none
+  %none.at = ptrtoint ptr %none to i64
+  %wake.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.wake
+  %wake.at = ptrtoint ptr %wake.p to i64
+  br label %take
+
+take:
+  %signal = call i64 @syscall(i64 128, i64 %wake.at, i64 0, i64 %none.at, i64 8) ; rt_sigtimedwait
+  %taken = icmp sgt i64 %signal, 0
+  br i1 %taken, label %take, label %done
+
+done:
+  ret void
+}
+
+; --- interrupts ---
+
+; Before the guest runs: inject the first queued vector if the vCPU accepts one,
+; and ask for an exit when it does if vectors remain. A negative result is -errno.
+define internal i64 @deliver(ptr %vcpu, ptr %run) alwaysinline {
+  %interrupt = alloca i32 ; struct kvm_interrupt
+  %pending.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pending
+  %pending = load i32, ptr %pending.p
+  %window.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.request_interrupt_window
+  %none = icmp eq i32 %pending, 0
+  br i1 %none, label %rest, label %ask
+
+ask:
+  %ready.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.ready_for_interrupt_injection
+  %ready = load i8, ptr %ready.p
+  %closed = icmp eq i8 %ready, 0
+  br i1 %closed, label %rest, label %inject
+
+inject:
+  %head.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.head
+  %head = load i32, ptr %head.p
+  %vector.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.queue, i32 %head
+  %vector = load i8, ptr %vector.p
+  %vector.wide = zext i8 %vector to i32
+  store i32 %vector.wide, ptr %interrupt
+  %interrupt.at = ptrtoint ptr %interrupt to i64
+  %status = call i64 @ioctl(ptr %vcpu, i64 $KVM_INTERRUPT, i64 %interrupt.at)
+  %failed = icmp slt i64 %status, 0
+  br i1 %failed, label %give_up, label %injected
+
+injected:
+  %head.next = add i32 %head, 1
+  %head.wrapped = and i32 %head.next, 255
+  store i32 %head.wrapped, ptr %head.p
+  %fewer = sub i32 %pending, 1
+  store i32 %fewer, ptr %pending.p
+  %injected.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.injected
+  call void @add_one(ptr %injected.p)
+  br label %rest
+
+rest:
+  %remain = phi i32 [ 0, %0 ], [ %pending, %ask ], [ %fewer, %injected ]
+  %some = icmp ne i32 %remain, 0
+  %window = zext i1 %some to i8
+  store i8 %window, ptr %window.p
+  ret i64 0
+
+give_up:
+  ret i64 %status
+}
+
+define internal void @add_one(ptr %counter) alwaysinline {
+  %value = load i64, ptr %counter
+  %more = add i64 %value, 1
+  store i64 %more, ptr %counter
+  ret void
+}
+
+; --- accesses ---
+
+; The %width bytes at %from, little-endian. Port accesses are 1, 2 or 4 bytes
+; wide, and string data ends anywhere in its page, so nothing beyond is touched;
+; MMIO data always has room for 8 bytes, of which more than %width may be junk.
+define internal i64 @load_bytes(ptr %from, i32 %width) alwaysinline {
+  switch i32 %width, label %eight [
+    i32 1, label %one
+    i32 2, label %two
+    i32 4, label %four
+  ]
+
+one:
+  %value8 = load i8, ptr %from
+  %from8 = zext i8 %value8 to i64
+  ret i64 %from8
+
+two:
+  %value16 = load i16, ptr %from, align 1
+  %from16 = zext i16 %value16 to i64
+  ret i64 %from16
+
+four:
+  %value32 = load i32, ptr %from, align 1
+  %from32 = zext i32 %value32 to i64
+  ret i64 %from32
+
+eight:
+  %value64 = load i64, ptr %from, align 1
+  ret i64 %value64
+}
+
+define internal void @store_bytes(ptr %to, i32 %width, i64 %value) alwaysinline {
+  switch i32 %width, label %eight [
+    i32 1, label %one
+    i32 2, label %two
+    i32 4, label %four
+  ]
+
+one:
+  %value8 = trunc i64 %value to i8
+  store i8 %value8, ptr %to
+  ret void
+
+two:
+  %value16 = trunc i64 %value to i16
+  store i16 %value16, ptr %to, align 1
+  ret void
+
+four:
+  %value32 = trunc i64 %value to i32
+  store i32 %value32, ptr %to, align 1
+  ret void
+
+eight:
+  store i64 %value, ptr %to, align 1
+  ret void
+}
+
+; An access of the exit under way begins: %count elements at %data.
+define internal void @begin(ptr %vcpu, i32 %space, i64 %address, i32 %width, i32 %write, ptr %data, i32 %count) alwaysinline {
+  %bus.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.bus
+  %bus = load ptr, ptr %bus.p
+  %now = call i64 @devc_now(ptr %bus)
+  %now.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.now
+  store i64 %now, ptr %now.p
+  %space.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.space
+  store i32 %space, ptr %space.p
+  %address.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.address
+  store i64 %address, ptr %address.p
+  %width.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.width
+  store i32 %width, ptr %width.p
+  %write.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.write
+  store i32 %write, ptr %write.p
+  %data.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.data
+  store ptr %data, ptr %data.p
+  %left.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.left
+  store i32 %count, ptr %left.p
+  %phase.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.phase
+  store i32 $PHASE_ACCESS, ptr %phase.p
+  call void @begin_element(ptr %vcpu, ptr %data, i32 %width, i32 %write)
+  ret void
+}
+
+define internal void @begin_element(ptr %vcpu, ptr %data, i32 %width, i32 %write) alwaysinline {
+  %done.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.done
+  store i32 0, ptr %done.p
+  %claimed.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.claimed
+  store i32 0, ptr %claimed.p
+  %value.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.value
+  %is_write = icmp ne i32 %write, 0
+  br i1 %is_write, label %take, label %clear
+
+take:
+  %value = call i64 @load_bytes(ptr %data, i32 %width)
+  store i64 %value, ptr %value.p
+  ret void
+
+clear:
+  store i64 0, ptr %value.p
+  ret void
+}
+
+; Serve what is left of the exit under way. True once all of it is; false if
+; Python must attend to the access first.
+define internal i1 @go_on(ptr %vcpu, ptr %bus) alwaysinline {
+  %data.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.data
+  %left.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.left
+  %width.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.width
+  %width = load i32, ptr %width.p
+  %write.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.write
+  %write = load i32, ptr %write.p
+  %is_write = icmp ne i32 %write, 0
+  br label %element
+
+element:
+  %outcome = call i32 @devc_access(ptr %bus, ptr %vcpu)
+  %heavy = icmp uge i32 %outcome, $ATTENTION
+  br i1 %heavy, label %attend, label %served
+
+attend:
+  ret i1 false
+
+served:
+  %data = load ptr, ptr %data.p
+  br i1 %is_write, label %next, label %answer
+
+answer:
+  %value.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.value
+  %value = load i64, ptr %value.p
+  call void @store_bytes(ptr %data, i32 %width, i64 %value)
+  br label %next
+
+next:
+  %left = load i32, ptr %left.p
+  %fewer = sub i32 %left, 1
+  store i32 %fewer, ptr %left.p
+  %last = icmp eq i32 %fewer, 0
+  br i1 %last, label %done, label %advance
+
+advance:
+  %data.next = getelementptr i8, ptr %data, i32 %width
+  store ptr %data.next, ptr %data.p
+  call void @begin_element(ptr %vcpu, ptr %data.next, i32 %width, i32 %write)
+  br label %element
+
+done:
+  %phase.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.phase
+  store i32 $PHASE_RUN, ptr %phase.p
+  ret i1 true
+}
+
+; --- the loop ---
+
+; Run the guest until something is heavy. %mask is the thread's signal mask
+; outside of the loop. One of the LEAVE numbers.
+define internal i32 @drive(ptr %vcpu, i64 %mask) {
+entry:
+  %bus.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.bus
+  %bus = load ptr, ptr %bus.p
+  %run.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.run
+  %run = load ptr, ptr %run.p
+  %phase.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.phase
+  %settled.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.settled
+  %halted.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.halted
+  %stop.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.stop
+  %until.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.until
+  %armed.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.armed
+  %error.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.error
+  %pending.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pending
+  %runs.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.runs
+  %interrupted.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.interrupted
+  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
+  %deadline.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.deadline
+  %mode.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock, i32 $ClockBlock.mode
+  %access.now.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.now
+  %access.done.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.done
+  %immediate.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.immediate_exit
+  %reason.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.exit_reason
+  %if_flag.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.if_flag
+  %wake.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.wake
+  %wake = load i64, ptr %wake.p
+  %mask.p = alloca i64
+  %signals = alloca i64
+  %poll = alloca { i32, i16, i16 } ; struct pollfd
+  %mask.at = ptrtoint ptr %mask.p to i64
+  %signals.at = ptrtoint ptr %signals to i64
+  %poll.at = ptrtoint ptr %poll to i64
+  store i64 %mask, ptr %mask.p
+  ; Python may have moved deadlines and the clock.
+  store i32 1, ptr %moved.p
+  store i64 0, ptr %armed.p
+  %phase = load i32, ptr %phase.p
+  switch i32 %phase, label %prepare [
+    i32 $PHASE_ACCESS, label %access
+    i32 $PHASE_SETTLE, label %settle
+  ]
+
+; Anything to do about deadlines before the guest runs?
+prepare:
+  %moved = load i32, ptr %moved.p
+  %still = icmp eq i32 %moved, 0
+  br i1 %still, label %go, label %reckon
+
+reckon:
+  %earliest = call i64 @devc_earliest(ptr %bus)
+  %until = load i64, ptr %until.p
+  %target = call i64 @llvm.umin.i64(i64 %earliest, i64 %until)
+  %now = call i64 @devc_now(ptr %bus)
+  %due = icmp ule i64 %target, %now
+  ; Not twice without the guest having run: it must get on, however short its timers.
+  %settled = load i32, ptr %settled.p
+  %has_run = icmp eq i32 %settled, 0
+  %settle_now = and i1 %due, %has_run
+  br i1 %settle_now, label %begin_settle, label %maybe_arm
+
+maybe_arm:
+  %mode = load i32, ptr %mode.p
+  %is_running = icmp eq i32 %mode, $CLOCK_RUNNING
+  %arm_for = select i1 %is_running, i64 %target, i64 $NEVER
+  call void @arm(ptr %vcpu, ptr %bus, i64 %arm_for, i64 %now)
+  br label %go
+
+begin_settle:
+  store i64 %now, ptr %access.now.p
+  store i32 0, ptr %access.done.p
+  store i32 $PHASE_SETTLE, ptr %phase.p
+  br label %settle
+
+settle:
+  %outcome = call i32 @devc_settle(ptr %bus, ptr %vcpu)
+  %unsettled = icmp uge i32 %outcome, $ATTENTION
+  br i1 %unsettled, label %leave_attend, label %all_settled
+
+all_settled:
+  store i32 $PHASE_RUN, ptr %phase.p
+  store i32 1, ptr %settled.p
+  store i32 1, ptr %moved.p
+  %settled_at = load i64, ptr %access.now.p
+  %last = load i64, ptr %until.p
+  %time = icmp uge i64 %settled_at, %last
+  br i1 %time, label %time_up, label %prepare
+
+; An exit that was served may not be complete yet: leave through the kernel.
+time_up:
+  %time.halted = load i32, ptr %halted.p
+  %time.awake = icmp eq i32 %time.halted, 0
+  br i1 %time.awake, label %stop_for_time, label %leave_time
+
+stop_for_time:
+  store atomic i32 $STOP_TIME, ptr %stop.p monotonic, align 4
+  br label %go
+
+go:
+  %halted = load i32, ptr %halted.p
+  %awake = icmp eq i32 %halted, 0
+  br i1 %awake, label %enter, label %halt
+
+enter:
+  %delivered = call i64 @deliver(ptr %vcpu, ptr %run)
+  %undelivered = icmp slt i64 %delivered, 0
+  br i1 %undelivered, label %failed, label %check_stop
+
+; To stop is to run with immediate_exit set: the kernel then completes the
+; instruction whose exit was served last, and returns EINTR.
+check_stop:
+  %stop = load atomic i32, ptr %stop.p monotonic, align 4
+  %stopping = icmp ne i32 %stop, 0
+  br i1 %stopping, label %ask_exit, label %guest
+
+ask_exit:
+  store atomic i8 1, ptr %immediate.p monotonic, align 1
+  br label %guest
+
+guest:
+  store i32 0, ptr %settled.p
+  call void @add_one(ptr %runs.p)
+  %status = call i64 @ioctl(ptr %vcpu, i64 $KVM_RUN, i64 0)
+  %ran = icmp sge i64 %status, 0
+  br i1 %ran, label %exited, label %failed
+
+exited:
+  %reason = load i32, ptr %reason.p
+  switch i32 %reason, label %leave_exit [
+    i32 $EXIT_IO, label %io
+    i32 $EXIT_MMIO, label %mmio
+    i32 $EXIT_HLT, label %begin_halt
+    i32 $EXIT_IRQ_WINDOW_OPEN, label %prepare
+    i32 $EXIT_INTR, label %interrupted
+  ]
+
+io:
+  %direction.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.io_direction
+  %direction = load i8, ptr %direction.p
+  %io.write = zext i8 %direction to i32 ; KVM_EXIT_IO_IN 0, KVM_EXIT_IO_OUT 1
+  %size.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.io_size
+  %size = load i8, ptr %size.p
+  %io.width = zext i8 %size to i32
+  %port.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.io_port
+  %port = load i16, ptr %port.p
+  %io.address = zext i16 %port to i64
+  %count.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.io_count
+  %count = load i32, ptr %count.p
+  %data_offset.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.io_data_offset
+  %data_offset = load i64, ptr %data_offset.p
+  %io.data = getelementptr i8, ptr %run, i64 %data_offset
+  call void @begin(ptr %vcpu, i32 $IO, i64 %io.address, i32 %io.width, i32 %io.write, ptr %io.data, i32 %count)
+  br label %access
+
+mmio:
+  %physical.p = getelementptr %RunMmio, ptr %run, i32 0, i32 $RunMmio.phys_addr
+  %physical = load i64, ptr %physical.p
+  %length.p = getelementptr %RunMmio, ptr %run, i32 0, i32 $RunMmio.len
+  %length = load i32, ptr %length.p
+  %is_write.p = getelementptr %RunMmio, ptr %run, i32 0, i32 $RunMmio.is_write
+  %is_write = load i8, ptr %is_write.p
+  %mmio.write = zext i8 %is_write to i32
+  %mmio.data = getelementptr %RunMmio, ptr %run, i32 0, i32 $RunMmio.data
+  call void @begin(ptr %vcpu, i32 $MMIO, i64 %physical, i32 %length, i32 %mmio.write, ptr %mmio.data, i32 1)
+  br label %access
+
+access:
+  %complete = call i1 @go_on(ptr %vcpu, ptr %bus)
+  br i1 %complete, label %prepare, label %leave_attend
+
+failed:
+  %negative = phi i64 [ %status, %guest ], [ %delivered, %enter ]
+  switch i64 %negative, label %leave_error [
+    i64 -4, label %interrupted ; EINTR
+    i64 -11, label %prepare ; EAGAIN
+  ]
+
+; A signal: the timer's or `stop`'s, taken here; or one for Python.
+interrupted:
+  store atomic i8 0, ptr %immediate.p monotonic, align 1
+  call void @add_one(ptr %interrupted.p)
+  br label %woken
+
+woken:
+  call void @drain(ptr %vcpu)
+  %stop_now = load atomic i32, ptr %stop.p monotonic, align 4
+  %stopped = icmp ne i32 %stop_now, 0
+  br i1 %stopped, label %which_stop, label %others
+
+which_stop:
+  store atomic i32 0, ptr %stop.p monotonic, align 4
+  %for_time = icmp eq i32 %stop_now, $STOP_TIME
+  br i1 %for_time, label %leave_time, label %leave_stopped
+
+others:
+  %asked = call i64 @syscall(i64 127, i64 %signals.at, i64 8, i64 0, i64 0) ; rt_sigpending
+  %waiting = load i64, ptr %signals
+  %blocked_outside = xor i64 %mask, -1
+  %for_python = and i64 %waiting, %blocked_outside
+  %any = icmp ne i64 %for_python, 0
+  br i1 %any, label %leave_signal, label %rearm
+
+rearm:
+  store i64 0, ptr %armed.p
+  store i32 1, ptr %moved.p
+  br label %prepare
+
+begin_halt:
+  store i32 1, ptr %halted.p
+  ; The clock is looked at again, since the timer may not be armed for %until.
+  store i32 1, ptr %moved.p
+  br label %prepare
+
+; The guest waits. An interrupt it accepts wakes it; else sleep until a deadline
+; or a signal, if there is a deadline to wait for.
+halt:
+  %if_flag = load i8, ptr %if_flag.p
+  %accepts = icmp ne i8 %if_flag, 0
+  %pending = load i32, ptr %pending.p
+  %queued = icmp ne i32 %pending, 0
+  %wakes = and i1 %accepts, %queued
+  br i1 %wakes, label %wake_up, label %asleep
+
+wake_up:
+  store i32 0, ptr %halted.p
+  br label %enter
+
+asleep:
+  %halt_stop = load atomic i32, ptr %stop.p monotonic, align 4
+  %halt_stopped = icmp ne i32 %halt_stop, 0
+  br i1 %halt_stopped, label %woken, label %hope
+
+; Nothing to come, or a guest that is not listening.
+hope:
+  %armed = load i64, ptr %armed.p
+  %never = icmp eq i64 %armed, $NEVER
+  %deaf = xor i1 %accepts, true
+  %hopeless = or i1 %never, %deaf
+  br i1 %hopeless, label %leave_halted, label %sleep
+
+sleep:
+  %signal_fd.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.signal_fd
+  %signal_fd = load i32, ptr %signal_fd.p
+  store i32 %signal_fd, ptr %poll
+  %events.p = getelementptr { i32, i16, i16 }, ptr %poll, i32 0, i32 1
+  store i16 1, ptr %events.p ; POLLIN
+  %polled = call i64 @ppoll(i64 %poll.at, i64 %mask.at)
+  %signalled = icmp eq i64 %polled, -4
+  br i1 %signalled, label %leave_signal, label %woken
+
+leave_attend:
+  ret i32 $LEAVE_ATTEND
+
+leave_signal:
+  ret i32 $LEAVE_SIGNAL
+
+leave_stopped:
+  ret i32 $LEAVE_STOPPED
+
+leave_time:
+  ret i32 $LEAVE_TIME
+
+leave_halted:
+  ret i32 $LEAVE_HALTED
+
+leave_exit:
+  ret i32 $LEAVE_EXIT
+
+leave_error:
+  %positive = sub i64 0, %negative
+  %errno = trunc i64 %positive to i32
+  store i32 %errno, ptr %error.p
+  ret i32 $LEAVE_ERROR
+}
+
+; Wait for the wake signal through a signalfd, with no limit (the timer has no
+; slack, a timeout has), and for any signal not in the mask at %mask.at.
+define internal i64 @ppoll(i64 %poll.at, i64 %mask.at) alwaysinline {
+  %result = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},{r10},{r8},~{rcx},~{r11},~{memory}"(i64 271, i64 %poll.at, i64 1, i64 0, i64 %mask.at, i64 8)
+  ret i64 %result
+}
+
+; Run the guest; a LEAVE number. All signals but those of faults are blocked
+; meanwhile, except in KVM_RUN and in HLT's sleep, so that none is lost between
+; a check and the run. The wake signal stays blocked afterwards.
+define i32 @devc_kvm_loop(ptr %vcpu) {
+  %blocked.p = alloca i64
+  %old.p = alloca i64
+  %setting = alloca <{ i32, i64 }> ; struct kvm_signal_mask
+  ; Not SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV (4, 5, 7, 8, 11; signal n is bit n-1).
+  store i64 -1241, ptr %blocked.p
+  %blocked.at = ptrtoint ptr %blocked.p to i64
+  %old.at = ptrtoint ptr %old.p to i64
+  %block = call i64 @syscall(i64 14, i64 0, i64 %blocked.at, i64 %old.at, i64 8) ; rt_sigprocmask, SIG_BLOCK
+  %old = load i64, ptr %old.p
+  %wake.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.wake
+  %wake = load i64, ptr %wake.p
+  %outside = or i64 %old, %wake
+  store i64 %outside, ptr %old.p
+  %awake = xor i64 %wake, -1
+  %inside = and i64 %old, %awake
+  %mask.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.mask
+  %mask = load i64, ptr %mask.p
+  %told.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.mask_told
+  %told = load i32, ptr %told.p
+  %untold = icmp eq i32 %told, 0
+  %other = icmp ne i64 %mask, %inside
+  %tell = or i1 %untold, %other
+  br i1 %tell, label %set_mask, label %run
+
+set_mask:
+  store i32 8, ptr %setting
+  %sigset.p = getelementptr <{ i32, i64 }>, ptr %setting, i32 0, i32 1
+  store i64 %inside, ptr %sigset.p, align 4
+  %setting.at = ptrtoint ptr %setting to i64
+  %set = call i64 @ioctl(ptr %vcpu, i64 $KVM_SET_SIGNAL_MASK, i64 %setting.at)
+  store i64 %inside, ptr %mask.p
+  store i32 1, ptr %told.p
+  br label %run
+
+run:
+  %leave = call i32 @drive(ptr %vcpu, i64 %outside)
+  %restore = call i64 @syscall(i64 14, i64 2, i64 %old.at, i64 0, i64 8) ; rt_sigprocmask, SIG_SETMASK
+  ret i32 %leave
+}
+
+declare i64 @llvm.umax.i64(i64, i64)
