@@ -70,9 +70,10 @@ PROTOTYPES = (
     ("uint64_t {dev}_next(" + CONST_STATE + ", uint64_t now)", "The deadline after `now`; pure."),
     ("void {dev}_reset(" + STATE + ", uint64_t now)", "Power-on state; the parameters stay."),
     (
-        "void {dev}_resume(" + STATE + ", uint64_t now)",
-        "Recompute what is derived, after the caller changed the state itself.",
+        "void {dev}_commit(" + STATE + ", uint64_t now)",
+        "Let lines, counters and deadlines follow a change of the state made from outside; settle first.",
     ),
+    ("void {dev}_resume(" + STATE + ", uint64_t now)", "Recompute what is derived from the saved slots."),
     (
         "void {dev}_save(" + STATE + ", uint64_t now, uint8_t *image)",
         "Settle, then write {DEV}_IMAGE_SIZE bytes: little-endian, the same on every machine.",

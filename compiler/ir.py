@@ -419,9 +419,11 @@ class Module:
     settle()                        account for everything up to Now
     levels() -> U32                 the lines at Now, pure
     next() -> U64                   the deadline after Now, pure
+    commit()                        let everything follow a change of state at Now
+                                    (after a Python handler's writes)
     reset()                         all state slots to their reset values at Now
     resume()                        recompute header and derived slots at Now
-                                    (after a restore, or a Python handler's writes)
+                                    (after a restore)
     """
 
     name: str
@@ -443,6 +445,7 @@ EXPORTS: dict[str, tuple[tuple[tuple[str, Range], ...], Range | None]] = {
     "settle": ((), None),
     "levels": ((), U32),
     "next": ((), U64),
+    "commit": ((), None),
     "reset": ((), None),
     "resume": ((), None),
 }

@@ -207,8 +207,12 @@ class Builder(Transformer[Token, t.File]):
 
     # statements
 
-    def suite(self, m: Meta, c: list[Any]) -> t.Suite:
+    def stmt(self, m: Meta, c: list[Any]) -> tuple[t.Stmt, ...]:
+        """Several statements of one line."""
         return tuple(c)
+
+    def suite(self, m: Meta, c: list[Any]) -> t.Suite:
+        return tuple(s for item in c for s in (item if isinstance(item, tuple) else (item,)))
 
     def let_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
         return t.LetStmt(span_of(m), ident(c[0]), c[1], c[2])
@@ -255,7 +259,7 @@ class Builder(Transformer[Token, t.File]):
         return self.bounded(t.IfStmt(span_of(m), test, then, tail), *then, *tail)  # type: ignore[no-any-return]
 
     def stmt_case(self, m: Meta, c: list[Any]) -> t.StmtCase:
-        return t.StmtCase(span_of(m), c[0], tuple(c[1:]))
+        return t.StmtCase(span_of(m), c[0], self.suite(m, c[1:]))
 
     def match_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
         inner = [s for case in c[1:] for s in case.body]

@@ -206,7 +206,9 @@ def _expected(terminals: set[str]) -> str:
         return "a declaration (state, reg, let, on, ...)"
     if len({"DEVICE", "BLOCK", "ENUM"} & terminals) >= 3:
         return "device, block, enum or layout"
-    words = sorted({SPOKEN.get(t, f"'{t.lower()}'") for t in terminals if t != "_DEDENT"})
+    words = sorted({SPOKEN.get(t, f"'{t.lower()}'") for t in terminals if t not in ("_DEDENT", "_NL")})
+    if "_NL" in terminals and len(words) > 3:
+        return "an operator or the end of the line"
     if not words:
         words = ["the end of the block"]
     if len(words) > 6:

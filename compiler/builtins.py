@@ -1,0 +1,90 @@
+"""The language's functions: wrap, sat, min, max, bcd, binary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..dsl import tree as t
+from ..dsl.diagnostics import Reject
+from . import arithmetic as a
+from . import ir
+from .scope import Context, TypeInfo, Value
+
+if TYPE_CHECKING:
+    from .expressions import Expressions
+
+Builtin = Callable[["Expressions", t.CallExpr, Context, "TypeInfo | None"], Value]
+
+
+def _arguments(e: Expressions, node: t.CallExpr, ctx: Context, count: int) -> list[Value]:
+    if len(node.args) != count:
+        name = node.function.name if isinstance(node.function, t.Name) else "it"
+        raise Reject("E103", f"'{name}' takes {count} value{'s' * (count != 1)}", node.span)
+    return [e.value(argument, ctx) for argument in node.args]
+
+
+def _target(node: t.CallExpr, expected: TypeInfo | None, name: str) -> TypeInfo:
+    if expected is None:
+        raise Reject("E201", f"'{name}' needs to know the type to narrow to", node.span,
+                     "give the equation a type: let x: u16 = ...")  # fmt: skip
+    return expected
+
+
+def _wrap(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+    (value,) = _arguments(e, node, ctx, 1)
+    target = _target(node, expected, "wrap").range
+    size = target.hi.bit_length()
+    if target != ir.Range(0, 2**size - 1):
+        raise Reject("E205", "'wrap' drops high bits, so it needs a type of a whole number of bits", node.span,
+                     "use sat(...), or a remainder")  # fmt: skip
+    return Value(a.wrap(value.expr, size), size, unit=value.unit)
+
+
+def _sat(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+    (value,) = _arguments(e, node, ctx, 1)
+    target = _target(node, expected, "sat").range
+    low = a.binary("max", value.expr, ir.Const(target.lo)) if value.type.lo < target.lo else value.expr
+    return Value(a.binary("min", low, ir.Const(target.hi)) if low.type.hi > target.hi else low, unit=value.unit)
+
+
+def _of_two(op: ir.BinaryOp) -> Builtin:
+    def build(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+        left, right = _arguments(e, node, ctx, 2)
+        return Value(a.binary(op, left.expr, right.expr, node.span), unit=left.unit or right.unit)
+
+    return build
+
+
+def _bcd(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+    """A number's decimal digits, four bits each."""
+    (value,) = _arguments(e, node, ctx, 1)
+    if not ir.Range(0, 10**16 - 1).contains(value.type):
+        raise Reject("E201", "'bcd' takes a number of up to 16 decimal digits", node.span)
+    digits = len(str(value.type.hi))
+    result: ir.Expr = a.FALSE
+    for i in range(digits):
+        power = ir.Const(10**i)
+        digit = a.binary("div", value.expr, power) if i else value.expr
+        if digit.type.hi > 9:
+            digit = a.binary("mod", digit, ir.Const(10))
+        result = a.binary("or", a.binary("shl", digit, ir.Const(4 * i)), result)
+    return Value(result, 4 * digits)
+
+
+def _binary(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+    """The number that BCD digits say; a digit above 9 counts as what its bits are worth."""
+    (value,) = _arguments(e, node, ctx, 1)
+    width = value.width or value.type.hi.bit_length()
+    if value.type.lo < 0 or width > 56:
+        raise Reject("E201", "'binary' takes up to 14 BCD digits", node.span)
+    result: ir.Expr = a.FALSE
+    for i in range((width + 3) // 4):
+        digit = a.bits(value.expr, 4 * i + 3, 4 * i)
+        result = a.add(a.binary("mul", digit, ir.Const(10**i)), result)
+    return Value(result)
+
+
+BUILTINS: dict[str, Builtin] = {
+    "wrap": _wrap, "sat": _sat, "min": _of_two("min"), "max": _of_two("max"), "bcd": _bcd, "binary": _binary,
+}  # fmt: skip

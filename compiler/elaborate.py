@@ -1,0 +1,236 @@
+"""From a syntax tree to the typed IR: one device, its blocks, its functions.
+
+`elaborate(file, source)` is the compiler's front half. Names are declared
+first, so their order in the file does not matter; equations, waves and
+procedures are elaborated at their first use, which also finds cycles.
+Errors are collected: one bad declaration does not hide the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..dsl import tree as t
+from ..dsl.diagnostics import NOWHERE, Diagnostic, Diagnostics, Reject, Source
+from . import arithmetic as a
+from . import ir, timing
+from .declare import Declarations
+from .expressions import Expressions
+from .layout import SlotSpec, lay_out
+from .registers import Decoder, Registers
+from .scope import (
+    Context,
+    Entity,
+    EnumDef,
+    InstanceDef,
+    LayoutDef,
+    LetDef,
+    LineDef,
+    ProcDef,
+    Scope,
+    TypeInfo,
+    Value,
+    WaveDef,
+)
+from .settling import Settling, elements
+from .statements import Statements
+from .verify import verify
+
+
+def elaborate(file: t.File, source: Source) -> tuple[ir.Module, list[Diagnostic]]:
+    """The file's device as a verified module, and warnings; `DeviceFileError` otherwise."""
+    diagnostics = Diagnostics(source)
+    unit = Unit(diagnostics)
+    module = unit.file(file)
+    diagnostics.check()
+    assert module is not None
+    verify(module)
+    return module, diagnostics.warnings
+
+
+@dataclass
+class Attempt:
+    """Run a declaration; on an error report it, and poison the names it would have defined."""
+
+    diagnostics: Diagnostics
+
+    def __call__(self, what: Callable[[], object], scope: Scope | None = None, *names: t.Ident) -> bool:
+        try:
+            what()
+        except Reject as reject:
+            self.diagnostics.report(reject)
+            for name in names:
+                assert scope is not None
+                scope.poison(name.text, name.span)
+            return False
+        return True
+
+
+class Unit:
+    """One device while it is elaborated."""
+
+    def __init__(self, diagnostics: Diagnostics):
+        self.diagnostics = diagnostics
+        self.attempt = Attempt(diagnostics)
+        self.functions: dict[str, ir.Function] = {}
+        self.slots: dict[str, SlotSpec] = {}
+        self.waves: dict[str, WaveDef] = {}
+        self.lines: list[LineDef] = []
+        self.pythons: list[ir.Python] = []
+        self.params: list[ir.Param] = []
+        self.version = 1
+        self.files = Scope(diagnostics)
+        self.scope = Scope(diagnostics, self.files)
+        self.expr = Expressions(self)
+        self.statements = Statements(self)
+        self.registers = Registers(self)
+        self.timing = timing.Timing(self)
+        self.settling = Settling(self)
+        self.declarations = Declarations(self)
+        self._sensitive: frozenset[str] = frozenset()
+
+    # --- the file ----------------------------------------------------------------
+
+    def file(self, file: t.File) -> ir.Module | None:
+        devices = [item for item in file.items if isinstance(item, t.Device)]
+        if len(devices) != 1:
+            where = devices[1].name.span if devices else NOWHERE
+            message = "a file holds one device" if devices else "there is no device in the file"
+            self.diagnostics.report(Reject("E001", message, where, "device NAME(...): ..."))
+            return None
+        self.declarations.file(file)
+        self.declarations.device(devices[0])
+        if self.diagnostics.errors:
+            return None
+        built: list[ir.Module] = []
+        self.attempt(lambda: built.append(self._module(devices[0])))
+        for scope in (self.files, self.scope, *(i.scope for i in self._instances())):
+            self.warn_unused(scope)
+        return built[0] if built else None
+
+    def _instances(self) -> list[InstanceDef]:
+        return [e for e in self.scope.names.values() if isinstance(e, InstanceDef)]
+
+    def _module(self, device: t.Device) -> ir.Module:
+        self.settling.check_order()
+        self.settling.build()
+        self._sensitive = self.settling.sensitive()
+        decoders = self.declarations.decoders()
+        for decoder, _ in decoders:
+            decoder.build()
+        slots, size = lay_out(self.slots.values(), len(self.lines))
+        self._reset()
+        return ir.Module(
+            device.name.text, device.doc, self.version, tuple(self.params), slots, size,
+            tuple(decoder.region(base) for decoder, base in decoders),
+            tuple(ir.Line(line.name, line.doc) for line in self.lines),
+            tuple(self.pythons), tuple(self.functions.values()),
+        )  # fmt: skip
+
+    def _reset(self) -> None:
+        out: list[ir.Stmt] = []
+        for spec in self.slots.values():
+            if spec.kind != "state":
+                continue
+            for place in elements(spec.scope):
+                for index in spec.indices():
+                    out.append(ir.Store(spec.name, (*place, *index), ir.Const(spec.reset)))
+        for counter, scope, _ in self.settling.counters:
+            for place in elements(scope):
+                out.append(ir.Store(counter.tick, place, timing.ticks(counter.clock)))
+        for line in self.lines:
+            out.append(ir.Store("rises", (ir.Const(line.bit),), a.FALSE))
+        out.append(ir.Do(self.call("resume")))
+        self.function("reset", (), None, out, exported=True)
+
+    # --- what the parts of the elaboration share -----------------------------------
+
+    def function(
+        self,
+        name: str,
+        parameters: tuple[tuple[str, ir.Range], ...],
+        result: ir.Range | None,
+        body: list[ir.Stmt] | tuple[ir.Stmt, ...],
+        line: int = 0,
+        exported: bool = False,
+    ) -> None:
+        assert name not in self.functions, name
+        self.functions[name] = ir.Function(name, parameters, result, tuple(body), exported, line)
+
+    def call(self, name: str, kind: ir.Range = ir.BOOL) -> ir.Call:
+        return ir.Call(name, (), kind)
+
+    def slot(
+        self,
+        scope: Scope,
+        name: str,
+        kind_of: TypeInfo,
+        kind: str = "state",
+        count: int | None = None,
+        reset: int = 0,
+    ) -> str:
+        """Declare a slot in a scope's group of the struct; its full name."""
+        full = scope.prefix + name
+        self.slots[full] = SlotSpec(full, kind_of.range, kind, scope, count, reset)
+        return full
+
+    def type(self, tree: t.Type, scope: Scope) -> TypeInfo:
+        return self.declarations.type(tree, scope)
+
+    def reset_value(self, tree: t.Expr | None, kind: TypeInfo, scope: Scope) -> int:
+        if tree is None:
+            return max(0, kind.range.lo)
+        found = self.expr.fit(tree, Context(scope, ()), kind, "it")
+        if not isinstance(found, ir.Const):
+            raise Reject("E103", "a reset value is a constant", tree.span)
+        return found.value
+
+    def equation(self, function: str, name: t.Ident, kind: TypeInfo | None, tree: t.Expr, scope: Scope) -> LetDef:
+        """An equation as a pure function, elaborated at its first use."""
+
+        def build() -> Value:
+            ctx = Context(scope, scope.place)
+            found = self.expr.value(tree, ctx, kind)
+            if kind is not None:
+                self.expr.fit(tree, ctx, kind, f"'{name.text}'")
+                found = Value(found.expr, kind.width, kind.nominal, found.unit)
+            if not isinstance(found.expr, ir.Const):
+                self.function(function, scope.parameters, found.type, [ir.Return(found.expr)], name.span.line)
+            return found
+
+        return LetDef(name.text, name.span, function, build)
+
+    def procedure(self, proc: ProcDef) -> None:
+        if proc.active:
+            raise Reject("E104", f"procedure '{proc.name}' calls itself", proc.span,
+                         "nothing recurses, so that every handler ends")  # fmt: skip
+        if not proc.done:
+            proc.active = True
+            try:
+                proc.elaborate()
+            finally:
+                proc.active = False
+            proc.done = True
+
+    def is_sensitive(self, function: str) -> bool:
+        from .analysis import Analysis
+
+        return bool(Analysis(self.functions).of(function).writes & self._sensitive)
+
+    def warn_unused(self, scope: Scope) -> None:
+        for entity in scope.unused():
+            what = _KINDS.get(type(entity), "name")
+            if not (isinstance(entity, EnumDef) and entity.anonymous):
+                self.diagnostics.warn("W101", f"{what} '{entity.name}' is never used", entity.span, "remove it")
+
+
+_KINDS: dict[type[Entity], str] = {
+    EnumDef: "enum",
+    LayoutDef: "layout",
+    LetDef: "equation",
+    WaveDef: "wave",
+    ProcDef: "procedure",
+}
+
+__all__ = ["Decoder", "Unit", "elaborate"]

@@ -1,0 +1,361 @@
+"""What the names of a device file stand for while it is elaborated.
+
+An entity belongs to the device or to one block; inside an array of blocks its
+slots have a leading dimension, and the `Place` of a reference says which
+element is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Union
+
+from ..dsl import tree as t
+from ..dsl.diagnostics import NOWHERE, Diagnostics, Reject, Span
+from . import ir
+
+Place = tuple[ir.Expr, ...]
+"""The indices of the block element that a reference is in: () or one index."""
+
+
+@dataclass(frozen=True)
+class TypeInfo:
+    """A declared type: its interval, its exact width if it has one, its nominal type."""
+
+    range: ir.Range
+    width: int | None = None
+    nominal: EnumDef | LayoutDef | None = None
+
+
+@dataclass(frozen=True)
+class Value:
+    """An elaborated expression."""
+
+    expr: ir.Expr
+    width: int | None = None
+    nominal: EnumDef | LayoutDef | None = None
+    unit: str | None = None  # a clock's name, "ns", or None for a plain number
+
+    @property
+    def type(self) -> ir.Range:
+        return self.expr.type
+
+
+# --- entities --------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Entity:
+    name: str
+    span: Span
+
+
+@dataclass(eq=False)
+class EnumDef(Entity):
+    members: dict[str, int]
+    anonymous: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(1, (len(self.members) - 1).bit_length())
+
+
+@dataclass(eq=False)
+class LayoutDef(Entity):
+    type: TypeInfo
+    fields: dict[str, tuple[int, int, TypeInfo]]  # name: high, low, type
+
+
+@dataclass(eq=False)
+class ConstDef(Entity):
+    value: Value
+
+
+@dataclass(eq=False)
+class ClockDef(Entity):
+    hz: ir.Expr
+
+
+@dataclass(eq=False)
+class ParamDef(Entity):
+    type: TypeInfo
+    slot: str | None  # None: an address
+
+
+@dataclass(eq=False)
+class StateDef(Entity):
+    slot: str
+    type: TypeInfo
+    count: int | None = None
+
+
+@dataclass(eq=False)
+class LatchDef(Entity):
+    slot: str
+    full: str
+    type: TypeInfo
+
+
+@dataclass(eq=False)
+class CycleDef(Entity):
+    slot: str
+    phases: EnumDef
+
+
+@dataclass(eq=False)
+class AlarmDef(Entity):
+    slot: str  # tick at which it rings, NEVER if disarmed
+    due: str  # the same in ns, derived
+    clock: ClockDef
+
+
+@dataclass(eq=False)
+class CounterDef(Entity):
+    """value = (base + ticks - tick) mod 2**bits while `on`, else base."""
+
+    base: str
+    tick: str
+    on: str | None  # None: it always runs
+    bits: int
+    clock: ClockDef
+    function: str = ""
+
+
+@dataclass(eq=False)
+class LetDef(Entity):
+    """An equation, elaborated at its first use."""
+
+    function: str
+    elaborate: Callable[[], Value]
+    value: Value | None = None  # the type of its calls
+    active: bool = False
+
+
+@dataclass(eq=False)
+class InputDef(Entity):
+    """A block's input: an equation of the enclosing scope, or a clock's alias."""
+
+    function: str
+    type: TypeInfo
+
+
+@dataclass(eq=False)
+class WaveDef(Entity):
+    function: str  # prefix of <function>.level, .since, .left, .edge, .rises, .falls
+    counter: CounterDef
+    elaborate: Callable[[], None]
+    longest: int = 0
+    active: bool = False
+    done: bool = False
+
+
+@dataclass(eq=False)
+class ProcDef(Entity):
+    function: str
+    inputs: list[tuple[t.Ident, TypeInfo]]
+    elaborate: Callable[[], None]
+    active: bool = False
+    done: bool = False
+
+
+@dataclass(eq=False)
+class FieldDef(Entity):
+    high: int
+    low: int
+    type: TypeInfo
+    slot: str | None
+    value: LetDef | None
+    access: AccessWords
+    doc: str
+
+
+@dataclass(frozen=True)
+class AccessWords:
+    """What reads and writes of a field do; the words are SystemRDL's."""
+
+    readable: bool = True
+    writable: bool = False
+    on_read: str = ""  # rclr, rset
+    on_write: str = ""  # woclr woset wot wzc wzs wzt wclr wset
+
+    @property
+    def text(self) -> str:
+        base = {(1, 1): "rw", (1, 0): "ro", (0, 1): "wo"}[(int(self.readable), int(self.writable))]
+        return " ".join(w for w in (base, self.on_read, self.on_write) if w)
+
+
+@dataclass(eq=False)
+class RegDef(Entity):
+    function: str  # prefix of <function>.value, .read, .write
+    width: int  # bytes
+    lanes: int  # bytes a lane
+    explicit_lanes: bool
+    type: TypeInfo
+    fields: dict[str, FieldDef]
+    storage: str | None
+    access: AccessWords
+    tree: t.Reg
+    value: LetDef | None = None
+    read_python: int | None = None
+    write_python: int | None = None
+    done: bool = False
+
+
+@dataclass(eq=False)
+class LineDef(Entity):
+    bit: int
+    doc: str
+    driver: t.Drive | None = None
+
+
+@dataclass(eq=False)
+class BlockDef(Entity):
+    tree: t.Block
+
+
+@dataclass(eq=False)
+class InstanceDef(Entity):
+    """A block made part of the device, or an array of it."""
+
+    scope: Scope
+    count: int | None
+
+
+@dataclass(eq=False)
+class PythonDef(Entity):
+    index: int
+
+
+@dataclass(eq=False)
+class LocalDef(Entity):
+    value: Value
+
+
+@dataclass(eq=False)
+class ElementDef(Entity):
+    """The name of a `for`: one element of an array of blocks."""
+
+    instance: InstanceDef
+    index: int
+
+
+@dataclass(eq=False)
+class Poisoned(Entity):
+    """Its declaration was refused; uses are silent."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An entity and the element of the block array in which it is meant."""
+
+    entity: Entity
+    place: Place
+
+
+# --- scopes ----------------------------------------------------------------
+
+
+@dataclass
+class Scope:
+    """Names of the file, the device, a block or a body, innermost first."""
+
+    diagnostics: Diagnostics
+    parent: Scope | None = None
+    names: dict[str, Entity] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    index: tuple[str, int] | None = None  # of a block array: parameter name, count
+    prefix: str = ""  # of slots and functions
+
+    def define(self, entity: Entity) -> None:
+        """Add a name; E102 if this scope or one around it has it."""
+        scope: Scope | None = self
+        while scope is not None:
+            if entity.name in scope.names:
+                before = scope.names[entity.name]
+                where = f"line {before.span.line}" if before.span != NOWHERE else "the language"
+                raise Reject("E102", f"'{entity.name}' is defined already, in {where}", entity.span,
+                             "choose another name")  # fmt: skip
+            scope = scope.parent
+        self.names[entity.name] = entity
+
+    def find(self, name: str, span: Span) -> Entity:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                scope.used.add(name)
+                entity = scope.names[name]
+                if isinstance(entity, Poisoned):
+                    raise Reject()
+                return entity
+            scope = scope.parent
+        raise Reject("E101", f"'{name}' is not defined", span, self.suggestion(name))
+
+    def suggestion(self, name: str) -> str:
+        from difflib import get_close_matches
+
+        known: list[str] = []
+        scope: Scope | None = self
+        while scope is not None:
+            known += scope.names
+            scope = scope.parent
+        close = get_close_matches(name, known, 1)
+        return f"did you mean '{close[0]}'?" if close else ""
+
+    def poison(self, name: str, span: Span) -> None:
+        self.names.setdefault(name, Poisoned(name, span))
+
+    @property
+    def place(self) -> Place:
+        if self.index is None:
+            return ()
+        name, count = self.index
+        return (ir.Var(name, ir.Range(0, count - 1)),)
+
+    @property
+    def parameters(self) -> tuple[tuple[str, ir.Range], ...]:
+        """The index parameter of functions of this scope."""
+        if self.index is None:
+            return ()
+        return ((self.index[0], ir.Range(0, self.index[1] - 1)),)
+
+    def unused(self) -> list[Entity]:
+        """Named here, used nowhere, and of a kind that does nothing by itself."""
+        kinds = (EnumDef, StateDef, LatchDef, CycleDef, AlarmDef, CounterDef, LetDef, WaveDef, ProcDef,
+                 ClockDef, LocalDef, InputDef, ParamDef, BlockDef, LayoutDef, PythonDef)  # fmt: skip
+        return [e for n, e in self.names.items() if n not in self.used and isinstance(e, kinds)]
+
+
+@dataclass
+class Context:
+    """Where an expression or statement stands."""
+
+    scope: Scope
+    place: Place
+    pure: bool = True  # an equation: no effects, no calls of procedures
+    statement: bool = False
+    facts: dict[ir.Expr, ir.Range] = field(default_factory=dict)
+    out: list[ir.Stmt] = field(default_factory=list)
+    result: TypeInfo | None = None  # of a register's read
+    line: int = 0
+
+    def knowing(self, facts: dict[ir.Expr, ir.Range]) -> Context:
+        merged = dict(self.facts)
+        for key, known in facts.items():
+            old = merged.get(key, key.type)
+            low, high = max(old.lo, known.lo), min(old.hi, known.hi)
+            if low <= high:
+                merged[key] = ir.Range(low, high)
+        return replace(self, facts=merged)
+
+    def inner(self) -> Context:
+        """A nested suite: its own names and statements."""
+        scope = Scope(self.scope.diagnostics, self.scope, index=self.scope.index, prefix=self.scope.prefix)
+        return replace(self, scope=scope, out=[], facts=dict(self.facts))
+
+    def forget(self) -> None:
+        """An effect happened: what was known of stored values no longer holds."""
+        self.facts = {k: v for k, v in self.facts.items() if isinstance(k, ir.Var)}
+
+
+Resolved = Union[Ref, Value]

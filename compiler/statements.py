@@ -1,0 +1,291 @@
+"""Elaboration of statements: effects, branches, and what is known after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..dsl import tree as t
+from ..dsl.diagnostics import Reject
+from . import arithmetic as a
+from . import ir, timing
+from .scope import (
+    AlarmDef,
+    Context,
+    CounterDef,
+    CycleDef,
+    ElementDef,
+    FieldDef,
+    InstanceDef,
+    LatchDef,
+    LocalDef,
+    ProcDef,
+    Ref,
+    RegDef,
+    StateDef,
+    TypeInfo,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from .elaborate import Unit
+
+
+class Statements:
+    """Bodies of one device's registers, procedures and events."""
+
+    def __init__(self, unit: Unit):
+        self.unit = unit
+        self._locals = 0
+        self._kinds: dict[type, Callable[[Any, Context], None]] = {
+            t.LetStmt: self._let,
+            t.Assign: self._assign,
+            t.Fill: self._fill,
+            t.Drop: self._drop,
+            t.Arm: self._arm,
+            t.Disarm: self._disarm,
+            t.ReturnStmt: self._return,
+            t.PassStmt: lambda node, ctx: None,
+            t.CallStmt: self._call,
+            t.StepStmt: lambda node, ctx: self._ignore(self._step(node.target, ctx)),
+            t.IfStmt: self._if,
+            t.MatchStmt: self._match,
+            t.ForStmt: self._for,
+        }
+
+    @staticmethod
+    def _ignore(value: Value) -> None:
+        return None
+
+    def suite(self, body: t.Suite, ctx: Context) -> list[ir.Stmt]:
+        """A body's statements, in a scope of its own; each error is reported by itself."""
+        inner = ctx.inner()
+        failed = False
+        for node in body:
+            inner.line = node.span.line
+            if inner.out and isinstance(inner.out[-1], ir.Return):
+                raise Reject("E302", "nothing is reached after a return", node.span)
+            try:
+                self._kinds[type(node)](node, inner)
+            except Reject as reject:
+                self.unit.diagnostics.report(reject)
+                failed = True
+                if isinstance(node, t.LetStmt):
+                    inner.scope.poison(node.name.text, node.name.span)
+        if failed:
+            raise Reject()
+        self.unit.warn_unused(inner.scope)
+        return inner.out
+
+    def returns(self, body: list[ir.Stmt] | ir.Block) -> bool:
+        """Whether every path through a body ends in a return."""
+        match body[-1] if body else None:
+            case ir.Return():
+                return True
+            case ir.If(then=then, orelse=orelse):
+                return self.returns(then) and self.returns(orelse)
+            case ir.Switch(cases=cases, default=default):
+                return all(self.returns(b) for _, b in cases) and self.returns(default)
+        return False
+
+    # --- heads: the only places of effects in expressions --------------------
+
+    def head(self, node: t.Expr, ctx: Context, expected: TypeInfo | None = None) -> Value:
+        """The expression at the head of a statement, where take and step may stand."""
+        if isinstance(node, t.Take):
+            return self._take(node, ctx)
+        if isinstance(node, t.Step):
+            return self._step(node.target, ctx)
+        return self.unit.expr.value(node, ctx, expected)
+
+    def _keep(self, value: Value, ctx: Context) -> Value:
+        """Hold a value in a local, so that later effects do not change it."""
+        if isinstance(value.expr, (ir.Const, ir.Var)):
+            return value
+        self._locals += 1
+        name = f"x{self._locals}"
+        ctx.out.append(ir.Let(name, value.expr))
+        return replace(value, expr=ir.Var(name, value.type))
+
+    def _take(self, node: t.Take, ctx: Context) -> Value:
+        latch, place = self._target(node.target, ctx, LatchDef, "a latch")
+        full = ir.Load(latch.full, place, ir.BOOL)
+        if ctx.facts.get(full) != ir.Range(1, 1):
+            raise Reject("E301", f"'{latch.name}' may be empty here", node.span,
+                         f"'if {latch.name}: ...' first, or '{latch.name} or OTHER'")  # fmt: skip
+        held = ir.Load(latch.slot, place, latch.type.range)
+        taken = self._keep(Value(held, latch.type.width, latch.type.nominal), ctx)
+        self._store(latch.full, place, a.FALSE, ctx)
+        return taken
+
+    def _step(self, target: t.Expr, ctx: Context) -> Value:
+        cycle, place = self._target(target, ctx, CycleDef, "a cycle")
+        count = len(cycle.phases.members)
+        kind = ir.Range(0, count - 1)
+        phase = self._keep(Value(ir.Load(cycle.slot, place, kind), cycle.phases.width, cycle.phases), ctx)
+        following = a.cond(
+            a.eq(phase.expr, ir.Const(count - 1)),
+            a.FALSE,
+            ir.Narrow(a.add(phase.expr, a.TRUE), ir.Range(1, count - 1)),
+        )
+        self._store(cycle.slot, place, following, ctx)
+        return phase
+
+    def _target(self, node: t.Expr, ctx: Context, kind: type, what: str) -> tuple[Any, tuple[ir.Expr, ...]]:
+        found = self.unit.expr.resolve(node, ctx)
+        if not isinstance(found, Ref) or not isinstance(found.entity, kind):
+            raise Reject("E103", f"{what} is needed here", node.span)
+        return found.entity, found.place
+
+    def _store(self, slot: str, place: tuple[ir.Expr, ...], value: ir.Expr, ctx: Context) -> None:
+        ctx.out.append(ir.Store(slot, place, value, ctx.line))
+        ctx.forget()
+
+    # --- simple statements -----------------------------------------------------
+
+    def _let(self, node: t.LetStmt, ctx: Context) -> None:
+        kind = self.unit.type(node.type, ctx.scope) if node.type is not None else None
+        found = self.head(node.value, ctx, kind)
+        if kind is not None:
+            if not isinstance(node.value, (t.Take, t.Step)):
+                self.unit.expr.fit(node.value, ctx, kind, f"'{node.name.text}'")
+            found = replace(found, width=kind.width, nominal=kind.nominal)
+        ctx.scope.define(LocalDef(node.name.text, node.name.span, self._keep(found, ctx)))
+
+    def _assign(self, node: t.Assign, ctx: Context) -> None:
+        if isinstance(node.target, t.Index):
+            return self._assign_element(node, node.target, ctx)
+        found = self.unit.expr.resolve(node.target, ctx)
+        if not isinstance(found, Ref):
+            raise Reject("E103", "only what is stored can be assigned", node.target.span)
+        entity, place, name = found.entity, found.place, found.entity.name
+        fit = self.unit.expr.fit
+        match entity:
+            case StateDef() if entity.count is None:
+                self._store(entity.slot, place, fit(node.value, ctx, entity.type, f"'{name}'"), ctx)
+            case CycleDef():
+                kind = TypeInfo(ir.Range(0, len(entity.phases.members) - 1), entity.phases.width, entity.phases)
+                self._store(entity.slot, place, fit(node.value, ctx, kind, f"'{name}'"), ctx)
+            case CounterDef():
+                kind = TypeInfo(timing.counter_range(entity), entity.bits)
+                value = fit(node.value, ctx, kind, f"counter '{name}'")
+                ctx.out += timing.set_counter(entity, place, value)
+                ctx.forget()
+            case FieldDef() if entity.slot is not None:
+                self._store(entity.slot, place, fit(node.value, ctx, entity.type, f"field '{name}'"), ctx)
+            case RegDef() if entity.storage is not None:
+                self._store(entity.storage, place, fit(node.value, ctx, entity.type, f"'{name}'"), ctx)
+            case LatchDef():
+                self._fill_latch(entity, place, fit(node.value, ctx, entity.type, f"latch '{name}'"), ctx)
+            case _:
+                raise Reject("E301", f"'{name}' is not stored, it cannot be assigned", node.target.span,
+                             "assign what its equation depends on")  # fmt: skip
+        return None
+
+    def _assign_element(self, node: t.Assign, target: t.Index, ctx: Context) -> None:
+        found = self.unit.expr.resolve(target.base, ctx)
+        element = self.unit.expr.resolve(target, ctx)
+        if not (isinstance(found, Ref) and isinstance(found.entity, StateDef) and found.entity.count is not None):
+            raise Reject("E103", "only an element of a state array can be assigned", target.span)
+        assert isinstance(element, Value) and isinstance(element.expr, ir.Load)
+        value = self.unit.expr.fit(node.value, ctx, found.entity.type, f"'{found.entity.name}'")
+        self._store(element.expr.slot, element.expr.index, value, ctx)
+
+    def _fill_latch(self, latch: LatchDef, place: tuple[ir.Expr, ...], value: ir.Expr, ctx: Context) -> None:
+        ctx.out.append(ir.Store(latch.slot, place, value, ctx.line))
+        self._store(latch.full, place, a.TRUE, ctx)
+
+    def _fill(self, node: t.Fill, ctx: Context) -> None:
+        latch, place = self._target(node.target, ctx, LatchDef, "a latch")
+        empty = a.negate(ir.Load(latch.full, place, ir.BOOL))
+        inner = ctx.inner()
+        value = self.unit.expr.fit(node.value, inner, latch.type, f"latch '{latch.name}'")
+        self._fill_latch(latch, place, value, inner)
+        ctx.out.append(ir.If(empty, tuple(inner.out)))
+        ctx.forget()
+
+    def _drop(self, node: t.Drop, ctx: Context) -> None:
+        latch, place = self._target(node.target, ctx, LatchDef, "a latch")
+        self._store(latch.full, place, a.FALSE, ctx)
+
+    def _arm(self, node: t.Arm, ctx: Context) -> None:
+        alarm, place = self._target(node.target, ctx, AlarmDef, "an alarm")
+        distance = self.unit.expr.value(node.ticks, ctx)
+        if distance.type.lo < 1:
+            raise Reject("E201", f"an alarm is armed 1 or more ticks ahead, this may be {distance.type.lo}",
+                         node.ticks.span, "max(1, ...)")  # fmt: skip
+        if distance.unit not in (None, alarm.clock.name):
+            raise Reject("E206", f"the alarm counts ticks of {alarm.clock.name}, not {distance.unit}", node.ticks.span)
+        tick = self._keep(Value(timing.after(alarm.clock, distance.expr)), ctx)
+        ctx.out.append(ir.Store(alarm.slot, place, tick.expr, ctx.line))
+        self._store(alarm.due, place, timing.nanos(tick.expr, alarm.clock), ctx)
+
+    def _disarm(self, node: t.Disarm, ctx: Context) -> None:
+        alarm, place = self._target(node.target, ctx, AlarmDef, "an alarm")
+        ctx.out.append(ir.Store(alarm.slot, place, ir.Const(ir.NEVER), ctx.line))
+        self._store(alarm.due, place, ir.Const(ir.NEVER), ctx)
+
+    def _return(self, node: t.ReturnStmt, ctx: Context) -> None:
+        if ctx.result is None:
+            raise Reject("E103", "only a register's read returns a value", node.span)
+        found = self.head(node.value, ctx, ctx.result)
+        if not ctx.result.range.contains(found.type):
+            self.unit.expr.fit(node.value, ctx, ctx.result, "the register")
+        ctx.out.append(ir.Return(found.expr))
+
+    def _call(self, node: t.CallStmt, ctx: Context) -> None:
+        proc, place = self._target(node.function, ctx, ProcDef, "a procedure")
+        self.unit.procedure(proc)
+        if len(node.args) != len(proc.inputs):
+            raise Reject("E103", f"'{proc.name}' takes {len(proc.inputs)} values, not {len(node.args)}", node.span)
+        args = [
+            self.unit.expr.fit(arg, ctx, kind, f"input '{name.text}'")
+            for arg, (name, kind) in zip(node.args, proc.inputs, strict=True)
+        ]
+        ctx.out.append(ir.Do(ir.Call(proc.function, (*place, *args), ir.BOOL)))
+        ctx.forget()
+
+    # --- branches --------------------------------------------------------------
+
+    def _if(self, node: t.IfStmt, ctx: Context) -> None:
+        e = self.unit.expr
+        test = e.truth(node.test, ctx)
+        held = self._latch_facts(node.test, ctx)
+        then = self.suite(node.then, ctx.knowing({**e.facts(node.test, ctx, True), **held}))
+        orelse = self.suite(node.orelse, ctx.knowing(e.facts(node.test, ctx, False)))
+        ctx.out.append(ir.If(test, tuple(then), tuple(orelse)))
+        known = e.facts(node.test, ctx, False) if self.returns(then) else {}
+        ctx.forget()
+        ctx.facts = ctx.knowing({k: v for k, v in known.items() if isinstance(k, ir.Var)}).facts
+
+    def _latch_facts(self, node: t.Expr, ctx: Context) -> dict[ir.Expr, ir.Range]:
+        if isinstance(node, (t.Name, t.Attribute, t.Index)):
+            seen = self.unit.expr.resolve(node, ctx)
+            if isinstance(seen, Ref) and isinstance(seen.entity, LatchDef):
+                return {ir.Load(seen.entity.full, seen.place, ir.BOOL): ir.Range(1, 1)}
+        return {}
+
+    def _match(self, node: t.MatchStmt, ctx: Context) -> None:
+        subject = self._keep(self.head(node.subject, ctx), ctx)
+        groups = self.unit.expr.cases(subject, [c.patterns for c in node.cases], ctx, node.span)
+        bodies = [
+            tuple(self.suite(case.body, inner)) for case, (_, inner) in zip(node.cases, groups, strict=True)
+        ]
+        last, cases = bodies[-1], list(zip(groups, bodies, strict=True))[:-1]
+        ctx.out.append(ir.Switch(subject.expr, tuple((values or (), body) for (values, _), body in cases), last))
+        ctx.forget()
+
+    def _for(self, node: t.ForStmt, ctx: Context) -> None:
+        array = ctx.scope.find(node.over.text, node.over.span)
+        if not isinstance(array, InstanceDef) or array.count is None:
+            raise Reject("E103", f"'{node.over.text}' is not an array of blocks", node.over.span,
+                         "'for' unrolls over a declared array: NAME[n: COUNT]: Block(...)")  # fmt: skip
+        for index in range(array.count):
+            inner = ctx.inner()
+            inner.scope.define(ElementDef(node.name.text, node.name.span, array, index))
+            test = self.unit.expr.truth(node.where, inner) if node.where is not None else a.TRUE
+            body = tuple(self.suite(node.body, inner))
+            inner.scope.used.add(node.name.text)
+            ctx.out += list(body) if test == a.TRUE else [ir.If(test, body)]
+            ctx.forget()

@@ -1,0 +1,230 @@
+"""Counters and waves: equations over time, and the instants they are solved for.
+
+A counter stores (base, tick); its value is derived. A wave is a sequence of
+phases over a counter; from it come the level, the time since and until an
+edge, the tick of the next edge, and how many edges lie between two instants.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..dsl import tree as t
+from ..dsl.diagnostics import Reject
+from . import arithmetic as a
+from . import intervals, ir
+from .scope import ClockDef, Context, CounterDef, Place, Scope, TypeInfo, Value, WaveDef
+
+if TYPE_CHECKING:
+    from .elaborate import Unit
+
+WAVE_ATTRIBUTES = ("since", "left")
+
+
+def ticks(clock: ClockDef, ns: ir.Expr | None = None) -> ir.Expr:
+    """The clock's tick in which an instant lies (the present one by default)."""
+    instant = ns if ns is not None else ir.Now()
+    return ir.Ticks(instant, clock.hz, intervals.ticks(instant.type, clock.hz.type))
+
+
+def after(clock: ClockDef, distance: ir.Expr) -> ir.Expr:
+    """The tick `distance` ticks from the present one; held below 2**64."""
+    present = ticks(clock)
+    total = intervals.result("add", present.type, distance.type)
+    if not total.fits:
+        present = a.binary("min", present, ir.Const(2**63 - 1))
+        distance = a.binary("min", distance, ir.Const(2**63 - 1))
+    return a.add(present, distance)
+
+
+def nanos(tick: ir.Expr, clock: ClockDef) -> ir.Expr:
+    return ir.Nanos(tick, clock.hz)
+
+
+def counter_value(counter: CounterDef, place: Place) -> ir.Expr:
+    return ir.Call(counter.function, place, counter_range(counter))
+
+
+def counter_range(counter: CounterDef) -> ir.Range:
+    return ir.Range(0, 2**counter.bits - 1)
+
+
+def set_counter(counter: CounterDef, place: Place, value: ir.Expr) -> list[ir.Stmt]:
+    """The counter has this value in the present tick."""
+    return [
+        ir.Store(counter.base, place, value),
+        ir.Store(counter.tick, place, ticks(counter.clock)),
+    ]
+
+
+def attribute_range(name: str, wave: WaveDef) -> ir.Range:
+    """since: 0..; left: 1.. (1 in a phase without end)."""
+    whole = counter_range(wave.counter)
+    if name == "left":
+        return ir.Range(1, max(1, wave.longest))
+    return ir.Range(0, whole.hi) if wave.longest == 0 else ir.Range(0, max(wave.longest - 1, 0))
+
+
+class Timing:
+    """Elaborates counters and waves of one device."""
+
+    def __init__(self, unit: Unit):
+        self.unit = unit
+
+    def counter(self, counter: CounterDef, scope: Scope) -> None:
+        """The function that gives the value now, modulo 2**bits."""
+        place = scope.place
+        base = ir.Load(counter.base, place, counter_range(counter))
+        present = ticks(counter.clock)
+        start = ir.Load(counter.tick, place, present.type)
+        elapsed: ir.Expr = a.binary("subw", present, start)
+        if counter.on is not None:
+            running = ir.Load(counter.on, place, ir.BOOL)
+            value = a.cond(running, a.wrap(a.binary("addw", base, elapsed), counter.bits), base)
+        else:
+            value = a.wrap(a.binary("addw", base, elapsed), counter.bits)
+        self.unit.function(counter.function, scope.parameters, counter_range(counter), [ir.Return(value)])
+
+    def wave(self, wave: WaveDef) -> None:
+        """Elaborate a wave at its first use."""
+        if wave.active:
+            raise Reject("E104", f"wave '{wave.name}' depends on itself", wave.span)
+        if not wave.done:
+            wave.active = True
+            try:
+                wave.elaborate()
+            finally:
+                wave.active = False
+            wave.done = True
+
+    def build(self, wave: WaveDef, tree: t.Wave, scope: Scope) -> None:
+        """The wave's functions, each a switch over the cases of its `match`."""
+        ctx = Context(scope, scope.place)
+        subject = self.unit.expr.value(tree.subject, ctx) if tree.subject is not None else Value(ir.Const(0))
+        groups = self.unit.expr.cases(subject, [c.patterns for c in tree.cases], ctx, tree.span)
+        shapes = [
+            Shape(self, wave, case.phases, inner, str(i))
+            for i, (case, (_, inner)) in enumerate(zip(tree.cases, groups, strict=True))
+        ]
+        wave.longest = max(shape.longest for shape in shapes)
+
+        def emit(name: str, kind: ir.Range, method: str, *extra: tuple[str, ir.Range]) -> None:
+            bodies = [tuple(getattr(shape, method)()) for shape in shapes]
+            body = bodies[-1]
+            if len(bodies) > 1:
+                cases = tuple((values or (), b) for (values, _), b in zip(groups, bodies, strict=True))
+                body = (ir.Switch(subject.expr, cases[:-1], cases[-1][1]),)
+            value = counter_value(wave.counter, scope.place)
+            self.unit.function(
+                f"{wave.function}.{name}", (*scope.parameters, *extra), kind, [ir.Let("t", value), *body]
+            )
+
+        later = ("later", counter_range(wave.counter))
+        emit("level", ir.BOOL, "level")
+        emit("since", attribute_range("since", wave), "since")
+        emit("left", attribute_range("left", wave), "left")
+        emit("ends", ir.BOOL, "ends")
+        emit("rises", ir.U32, "rises", later)
+        emit("falls", ir.U32, "falls", later)
+        self._edge(wave, scope)
+
+    def _edge(self, wave: WaveDef, scope: Scope) -> None:
+        """The tick of the next edge; NEVER if the counter stands or the level stays."""
+        place, counter = scope.place, wave.counter
+        moves: ir.Expr = ir.Call(f"{wave.function}.ends", place, ir.BOOL)
+        if counter.on is not None:
+            moves = a.both(ir.Load(counter.on, place, ir.BOOL), moves)
+        left = ir.Call(f"{wave.function}.left", place, attribute_range("left", wave))
+        edge = a.cond(moves, after(counter.clock, left), ir.Const(ir.NEVER))
+        self.unit.function(f"{wave.function}.edge", scope.parameters, edge.type, [ir.Return(edge)])
+
+
+class Shape:
+    """One case of a wave: its phases' lengths as IR, and the code that reads them."""
+
+    def __init__(self, timing: Timing, wave: WaveDef, phases: t.Phases, ctx: Context, tag: str):
+        self.final, self.tag = phases.final, tag
+        self.levels = [phase.level for phase in phases.phases]
+        whole = counter_range(wave.counter)
+        kind = TypeInfo(whole)
+        self.lengths = [timing.unit.expr.fit(p.length, ctx, kind, "a phase's length") for p in phases.phases]
+        self.ends_at = self._sums(self.lengths)
+        self.counter = ir.Var("t", whole)
+        self.later = ir.Var("later", whole)
+        self.longest = max(length.type.hi for length in self.lengths)
+        period = self.ends_at[-1]
+        if self.final is None and period.type.lo < 1:
+            raise Reject("E202", "the phases of a repeating wave may all be of length 0", phases.span,
+                         "give one of them a length of at least 1")  # fmt: skip
+        self.position: ir.Expr = self.counter
+        self.prologue: list[ir.Stmt] = []
+        if self.final is None:
+            remainder = a.binary("mod", self.counter, period)
+            self.prologue = [ir.Let(f"p{tag}", remainder)]
+            self.position = ir.Var(f"p{tag}", remainder.type)
+
+    @staticmethod
+    def _sums(lengths: list[ir.Expr]) -> list[ir.Expr]:
+        sums, total = [], lengths[0]
+        for length in lengths[1:]:
+            sums.append(total)
+            total = a.add(total, length)
+        return [*sums, total]
+
+    def _ladder(self, values: list[ir.Expr], beyond: ir.Expr) -> list[ir.Stmt]:
+        """Return the value of the phase that the position is in."""
+        rungs: list[ir.Stmt] = list(self.prologue)
+        for end, value in zip(self.ends_at, values, strict=True):
+            rungs.append(ir.If(a.binary("lt", self.position, end), (ir.Return(value),)))
+        return [*rungs, ir.Return(beyond)]
+
+    def level(self) -> list[ir.Stmt]:
+        last = self.levels[-1] if self.final is None else self.final
+        return self._ladder([ir.Const(int(v)) for v in self.levels], ir.Const(int(last)))
+
+    def since(self) -> list[ir.Stmt]:
+        starts = [a.FALSE, *self.ends_at[:-1]]
+        return self._ladder([self._distance(self.position, s, self.longest - 1) for s in starts], a.FALSE)
+
+    def left(self) -> list[ir.Stmt]:
+        distances = [self._distance(e, self.position, self.longest, least=1) for e in self.ends_at]
+        return self._ladder(distances, a.TRUE)
+
+    def ends(self) -> list[ir.Stmt]:
+        """Whether the present phase has an end."""
+        if self.final is None:
+            return [ir.Return(a.TRUE)]
+        return [ir.Return(a.binary("lt", self.position, self.ends_at[-1]))]
+
+    @staticmethod
+    def _distance(late: ir.Expr, early: ir.Expr, most: int, least: int = 0) -> ir.Expr:
+        """late - early, both in one phase: known to be least..most (the ladder's rung says so)."""
+        difference = a.sub(late, early)
+        kind = difference.type
+        known = ir.Range(max(least, kind.lo), min(max(most, least), kind.hi))
+        return difference if known == kind else ir.Narrow(difference, known)
+
+    def rises(self) -> list[ir.Stmt]:
+        return self._edges(False, True)
+
+    def falls(self) -> list[ir.Stmt]:
+        return self._edges(True, False)
+
+    def _edges(self, before: bool, behind: bool) -> list[ir.Stmt]:
+        """How often the level goes from `before` to `behind` in (t, later]."""
+        follows = [*self.levels[1:], self.levels[0] if self.final is None else self.final]
+        total: ir.Expr = a.FALSE
+        for i, (level, following) in enumerate(zip(self.levels, follows, strict=True)):
+            if (level, following) == (before, behind):
+                total = a.binary("addw", total, self._crossings(i))
+        return [ir.Return(a.wrap(total, 32))]
+
+    def _crossings(self, i: int) -> ir.Expr:
+        """How often the end of phase i lies in (t, later]."""
+        end = self.ends_at[i]
+        if self.final is not None:
+            return a.both(a.binary("lt", self.counter, end), a.binary("le", end, self.later))
+        period = self.ends_at[-1]
+        rest = self._sums(self.lengths[i + 1 :])[-1] if self.lengths[i + 1 :] else a.FALSE
+        passed = [a.binary("div", a.add(value, rest), period) for value in (self.later, self.counter)]
+        return a.binary("subw", *passed)
