@@ -104,7 +104,7 @@ def compile_module(module: ir.Module, cache: CacheChoice = "default", opt: int =
     """The device's machine code for this CPU, from the cache (None: none) if it is there."""
     cache = _chosen(cache)
     target = host()
-    text = native.build(module, target.preserve_most)
+    text = native.build(module, target.preserve_most, quick=True)
     key = object_key(text, target, opt)
     image = cache.get("object", key) if cache else None
     cached = image is not None

@@ -27,18 +27,19 @@ DIVISIONS = {"div": "udiv", "mod": "urem"}
 SETTLE = "settle"
 
 
-def build(module: ir.Module, preserve_most: bool = False) -> str:
+def build(module: ir.Module, preserve_most: bool = False, quick: bool = False) -> str:
     """The device as LLVM IR text, with every symbol of docs/abi.md.
 
     `preserve_most`: the target has that calling convention; the rare call of
     `settle` then costs an access that does not settle no saved register.
+    `quick`: do not spend time on the functions that a guest does not wait for.
     """
     unit = _Unit(module, preserve_most)
     parts = [f'source_filename = "{module.name}"']
     parts += [_Translator(unit, function).text() for function in module.functions]
     if unit.settles_rarely:
         parts.append(unit.rare_settle())
-    parts.append(native_image.build(module))
+    parts.append(native_image.build(module, quick))
     parts.append(unit.metadata.text())
     return "\n\n".join(parts) + "\n"
 

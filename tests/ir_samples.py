@@ -80,6 +80,7 @@ EMPTY = (
     function("settle", (), None),
     function("levels", (), U32, Return(Const(0))),
     function("next", (), U64, Return(Const(ir.NEVER))),
+    function("commit", (), None),
     function("reset", (), None),
     function("resume", (), None),
 )
@@ -266,6 +267,7 @@ def ticker(name: str = "ticker", version: int = 3) -> Module:
         function("settle", (), None, *_settle()),
         function("levels", (), U32, Return(_level())),
         function("next", (), U64, Return(_next())),
+        function("commit", (), None, *_settle()),
         function("resume", (), None, *resume),
         function("reset", (), None, *reset),
         _part(),

@@ -72,7 +72,7 @@ def test_a_library_exports_the_abi_and_nothing_else(tmp_path: Path) -> None:
     paths = emit.emit(MODULE, {"lib"}, tmp_path)
     names = {line.split()[-1] for line in run("nm", "-D", "--defined-only", paths["lib"]).stdout.splitlines()}
     access = {"ports_read", "ports_write", "ports_peek"}
-    rest = {"settle", "levels", "next", "reset", "resume", "init", "save", "restore"}
+    rest = {"settle", "levels", "next", "commit", "reset", "resume", "init", "save", "restore"}
     assert names - {"_init", "_fini"} == {f"ticker_{name}" for name in access | rest}
 
 

@@ -186,6 +186,6 @@ AGREEING = Device(MODULE)
 
 def test_every_function_of_the_abi_is_there() -> None:
     access = {"ticker_ports_read", "ticker_ports_write", "ticker_ports_peek"}
-    rest = {"settle", "levels", "next", "reset", "resume", "init", "save", "restore"}
+    rest = {"settle", "levels", "next", "commit", "reset", "resume", "init", "save", "restore"}
     assert set(native.symbols(MODULE)) == access | {f"ticker_{name}" for name in rest}
     assert all(AGREEING.native.symbol(name) for name in native.symbols(MODULE))
