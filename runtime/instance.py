@@ -108,8 +108,12 @@ class Instance(ABC):
         """Power-on state; parameters stay."""
 
     @abstractmethod
+    def commit(self, now: int) -> None:
+        """Let lines, counters and deadlines follow what `set` changed; `settle` comes before the `set`."""
+
+    @abstractmethod
     def resume(self, now: int) -> None:
-        """Recompute what is derived, after `set`."""
+        """Recompute header and derived slots."""
 
     @abstractmethod
     def save(self, now: int) -> bytes:
@@ -133,7 +137,7 @@ class Instance(ABC):
         return value
 
     def set(self, slot: str, value: int, *index: int) -> None:
-        """Give a slot's element a value; `resume` must follow. SlotError if it is not allowed."""
+        """Give a slot's element a value; `commit` must follow. SlotError if it is not allowed."""
         place = self._place(slot, index)
         allowed = self._slots[slot].type
         if self._slots[slot].kind == "param":
@@ -250,6 +254,9 @@ class ReferenceInstance(Instance):
         self._functions["reset"](now & _U64)
         self._check()
 
+    def commit(self, now: int) -> None:
+        self._functions["commit"](now & _U64)
+
     def resume(self, now: int) -> None:
         self._functions["resume"](now & _U64)
         self._check()
@@ -276,6 +283,7 @@ _ABI: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "settle": (None, ()),
     "levels": (_PLACE, ()),
     "next": (_NUMBER, ()),
+    "commit": (None, ()),
     "reset": (None, ()),
     "resume": (None, ()),
     "save": (None, (ctypes.c_void_p,)),
@@ -336,6 +344,9 @@ class NativeInstance(Instance):
 
     def reset(self, now: int) -> None:
         self._functions["reset"](self._state, now)
+
+    def commit(self, now: int) -> None:
+        self._functions["commit"](self._state, now)
 
     def resume(self, now: int) -> None:
         self._functions["resume"](self._state, now)

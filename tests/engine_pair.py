@@ -83,7 +83,9 @@ def later(rng: Random, now: int) -> int:
 
 def random_call(rng: Random, module: ir.Module, now: int) -> Step:
     """A call of any kind, at `now`."""
-    kind = rng.choice(("read",) * 4 + ("write",) * 4 + ("peek", "settle", "levels", "next", "save", "resume"))
+    kind = rng.choice(
+        ("read",) * 4 + ("write",) * 4 + ("peek", "settle", "levels", "next", "save", "commit", "resume")
+    )
     if kind not in ("read", "write", "peek"):
         return ("reset" if rng.random() < 0.05 else kind), (now,)
     region = rng.choice(module.regions)

@@ -110,6 +110,7 @@ class _Generator:
             tail=self.call_statement("resume"),
         )
         self.exported("settle", (), None)
+        self.exported("commit", (), None)
         self.exported("levels", (), U32, effects=False)
         self.exported("next", (), U64, effects=False)
         regions = (

@@ -29,7 +29,7 @@ CALL = st.one_of(
     st.tuples(st.just("read"), st.integers(0, 10**12), PLACE, st.integers(0, 9)),
     st.tuples(st.just("write"), st.integers(0, 10**12), PLACE, st.integers(0, 9), st.integers(0, 2**64 - 1)),
     st.tuples(st.just("peek"), NOW, PLACE, st.integers(0, 9)),
-    st.tuples(st.sampled_from(("settle", "levels", "next", "reset", "resume", "save")), NOW),
+    st.tuples(st.sampled_from(("settle", "levels", "next", "commit", "reset", "resume", "save")), NOW),
 )
 
 
