@@ -570,7 +570,8 @@ class Declarations:
             raise Reject("E601", "Python observes what is stored; this changes with time", node.span,
                          "read what the value depends on, and work it out there")  # fmt: skip
         name = spell(node)
-        slot = self.unit.slot(scope, f"{entity.name} sees {name}", TypeInfo(found.type), kind="derived")
+        kind = TypeInfo(found.type.join(ir.BOOL))  # 0 before the first reset
+        slot = self.unit.slot(scope, f"{entity.name} sees {name}", kind, kind="derived")
         self.unit.settling.watches.append(Watch(slot, found.expr, None if serves else entity.index))
         return name, slot, ()
 
