@@ -36,7 +36,7 @@ RANGES = (
 )
 EDGES = (0, 1, 2, 3, 7, 63, 64, 255, 256, 65535, 10**9, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 HZ = intervals.HZ
-OPS = get_args(ir.BinaryOp)
+OPS = (*get_args(ir.BinaryOp), "shr", "shr", "div")
 EXACT = ("add", "sub", "mul")
 MODULO = ("addw", "subw", "mulw")
 COMPARISONS = ("eq", "ne", "lt", "le")
@@ -396,6 +396,8 @@ class _Generator:
         op: ir.BinaryOp = self.rng.choice(OPS)
         allowed = intervals.OPERANDS[op]
         left = self.fit(self.expr(depth, scope), allowed[0])
+        if op == "shr" and self.rng.random() < 0.5:
+            left = self.binary("sub", self.fit(left, U32), ir.Const(self.rng.choice((9, 2**31, 2**60))))
         right = self.fit(self.expr(depth, scope), allowed[1])
         if op == "shl":
             left = self.fit(left, self.rng.choice((U16, Range(-300, 500), U32)))
@@ -435,6 +437,11 @@ class _Generator:
         return ir.Ticks(ns, hz, self.wider(intervals.ticks(ns.type, hz.type)))
 
     def nanos(self, depth: int, scope: Scope) -> Expr:
+        if self.rng.random() < 0.2:  # beside the last tick that 64 bits can tell the instant of
+            hz = number(self.rng, HZ)
+            last = ir.NEVER * hz // ir.SECOND
+            near = min(last + self.rng.randint(-1, 2), ir.NEVER)
+            return ir.Nanos(ir.Const(near), ir.Const(hz))
         return ir.Nanos(self.fitting(U64, depth, scope), self.fitting(HZ, depth, scope))
 
     def called(self, depth: int, scope: Scope) -> Expr:
