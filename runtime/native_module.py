@@ -43,7 +43,7 @@ def llvm_type(kind: type[Any]) -> str:
     if issubclass(kind, ctypes.Structure):
         return f"%{kind.__name__}"
     if issubclass(kind, ctypes.Array):
-        return f"[{kind._length_} x {llvm_type(kind._type_)}]"
+        return f"[{kind._length_} x {llvm_type(cast(type[Any], kind._type_))}]"
     if kind is ctypes.c_void_p:
         return "ptr"
     size = ctypes.sizeof(kind)
