@@ -45,7 +45,9 @@ def _sat(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | No
     (value,) = _arguments(e, node, ctx, 1)
     target = _target(node, expected, "sat").range
     low = a.binary("max", value.expr, ir.Const(target.lo)) if value.type.lo < target.lo else value.expr
-    return Value(a.binary("min", low, ir.Const(target.hi)) if low.type.hi > target.hi else low, unit=value.unit)
+    return Value(
+        a.binary("min", low, ir.Const(target.hi)) if low.type.hi > target.hi else low, unit=value.unit
+    )
 
 
 def _of_two(op: ir.BinaryOp) -> Builtin:

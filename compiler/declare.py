@@ -113,14 +113,18 @@ class Declarations:
         for field in tree.fields:
             size = field.bits.high - field.bits.low + 1
             if field.bits.high >= kind.width:
-                raise Reject("E402", f"bit {field.bits.high} in a layout of {kind.width} bits", field.bits.span)
+                raise Reject(
+                    "E402", f"bit {field.bits.high} in a layout of {kind.width} bits", field.bits.span
+                )
             if any(low <= field.bits.high and field.bits.low <= high for high, low, _ in fields.values()):
                 raise Reject("E401", f"field '{field.name.text}' overlaps another", field.bits.span)
             inner = TypeInfo(ir.Range(0, 2**size - 1), size)
             if field.type is not None:
                 inner = self.type(field.type, scope)
                 if inner.width != size:
-                    raise Reject("E205", f"the type has {inner.width} bits, the field {size}", field.type.span)
+                    raise Reject(
+                        "E205", f"the type has {inner.width} bits, the field {size}", field.type.span
+                    )
                 inner = TypeInfo(ir.Range(0, 2**size - 1), size, inner.nominal)
             fields[field.name.text] = (field.bits.high, field.bits.low, inner)
         scope.define(LayoutDef(tree.name.text, tree.name.span, kind, fields))
@@ -175,7 +179,13 @@ class Declarations:
         self.unit.attempt(lambda: self._drivers())
 
     def _all(self, members: tuple[t.MemberDecl, ...], scope: Scope) -> None:
-        first = (t.Enum, t.Clock, t.Cycle, t.State, t.Python)  # names that others need when they are introduced
+        first = (
+            t.Enum,
+            t.Clock,
+            t.Cycle,
+            t.State,
+            t.Python,
+        )  # names that others need when they are introduced
         for member in sorted(members, key=lambda m: not isinstance(m, first)):
             if (handle := self._introduce.get(type(member))) is not None:
                 self.unit.attempt(lambda h=handle, m=member: h(m, scope), scope, *_names(member))
@@ -186,7 +196,9 @@ class Declarations:
 
     def _param(self, tree: t.Param, scope: Scope) -> None:
         name = tree.name.text
-        address = tree.type.name if isinstance(tree.type, t.NamedType) and tree.type.name in ADDRESSES else None
+        address = (
+            tree.type.name if isinstance(tree.type, t.NamedType) and tree.type.name in ADDRESSES else None
+        )
         kind = TypeInfo(ADDRESSES[address]) if address else self.type(tree.type, scope)
         default = self.unit.reset_value(tree.default, kind, scope)
         slot = None if address else self.unit.slot(scope, name, kind, kind="param", reset=default)
@@ -196,7 +208,9 @@ class Declarations:
     def _drivers(self) -> None:
         for line in self.unit.lines:
             if line.driver is None:
-                raise Reject("E502", f"nothing drives line '{line.name}'", line.span, f"drive {line.name} = ...")
+                raise Reject(
+                    "E502", f"nothing drives line '{line.name}'", line.span, f"drive {line.name} = ..."
+                )
 
     def _checkpoint(self, tree: t.Checkpoint, scope: Scope) -> None:
         if not 1 <= tree.version < 2**32:
@@ -303,7 +317,12 @@ class Declarations:
 
     def _line(self, tree: t.Line, scope: Scope) -> None:
         if scope is not self.unit.scope:
-            raise Reject("E103", "lines belong to the device", tree.span, "declare it there, and drive it from the block")
+            raise Reject(
+                "E103",
+                "lines belong to the device",
+                tree.span,
+                "declare it there, and drive it from the block",
+            )
         if len(self.unit.lines) == 32:
             raise Reject("E502", "a device has at most 32 lines", tree.span)
         line = LineDef(tree.name.text, tree.name.span, len(self.unit.lines), tree.doc)
@@ -355,7 +374,9 @@ class Declarations:
 
     def _window(self, tree: t.Window, scope: Scope) -> None:
         if scope is not self.unit.scope:
-            raise Reject("E103", "windows belong to the device", tree.span, "place the block's registers there")
+            raise Reject(
+                "E103", "windows belong to the device", tree.span, "place the block's registers there"
+            )
         if not 1 <= tree.size <= MAX_WINDOW:
             raise Reject("E402", f"a window has 1 to {MAX_WINDOW} bytes", tree.span)
         for item in tree.items:
@@ -373,7 +394,9 @@ class Declarations:
                 if not isinstance(reg, RegDef):
                     continue
                 if item.offset is None:
-                    raise Reject("E402", f"register '{reg.name}' has no offset", item.name.span, "reg NAME @OFFSET ...")
+                    raise Reject(
+                        "E402", f"register '{reg.name}' has no offset", item.name.span, "reg NAME @OFFSET ..."
+                    )
                 self.unit.registers.build(reg, scope)
                 placed.append(Placed(reg, (), item.offset, reg.name))
             else:
@@ -389,7 +412,11 @@ class Declarations:
         ctx = Context(scope, ())
         if isinstance(reference.base, t.Index) and isinstance(reference.base.index, t.Name):
             array = self.unit.expr.resolve(reference.base.base, ctx)
-            if isinstance(array, Ref) and isinstance(array.entity, InstanceDef) and array.entity.count is not None:
+            if (
+                isinstance(array, Ref)
+                and isinstance(array.entity, InstanceDef)
+                and array.entity.count is not None
+            ):
                 return self._placed_array(tree, reference, array.entity, reference.base.index, scope)
         found = self.unit.expr.resolve(reference, ctx)
         if not isinstance(found, Ref) or not isinstance(found.entity, RegDef):
@@ -486,7 +513,9 @@ class Declarations:
                 inner.names[name] = clock
                 inner.used.add(name)
             else:
-                inner.define(InputDef(name, item.name.span, f"{inner.prefix}{name}", self.type(item.type, inner)))
+                inner.define(
+                    InputDef(name, item.name.span, f"{inner.prefix}{name}", self.type(item.type, inner))
+                )
 
     def _finish_inputs(self, tree: t.Instance, inner: Scope, scope: Scope) -> None:
         """An input is an equation of the device, with the array's index in sight."""
@@ -498,7 +527,9 @@ class Declarations:
                     outer.scope.define(LocalDef(tree.index.text, tree.index.span, Value(inner.place[0])))
                 value = self.unit.expr.fit(argument.value, outer, entity.type, f"input '{entity.name}'")
                 result = entity.type.range
-                self.unit.function(entity.function, inner.parameters, result, [ir.Return(value)], argument.span.line)
+                self.unit.function(
+                    entity.function, inner.parameters, result, [ir.Return(value)], argument.span.line
+                )
 
     def _finish_instance(self, tree: t.Instance, scope: Scope) -> None:
         entity = scope.names.get(tree.name.text)
@@ -520,7 +551,9 @@ class Declarations:
         if not tree.file.endswith(".py") or "/" in tree.file or "\\" in tree.file:
             raise Reject("E601", "a Python part is a .py file beside the device file", tree.span)
         scope.define(PythonDef(tree.name.text, tree.name.span, len(self.unit.pythons)))
-        self.unit.pythons.append(ir.Python(tree.name.text, tree.file, "observer", tree.why, (), (), tree.span.line))
+        self.unit.pythons.append(
+            ir.Python(tree.name.text, tree.file, "observer", tree.why, (), (), tree.span.line)
+        )
 
     def _finish_python(self, tree: t.Python, scope: Scope) -> None:
         entity = scope.names.get(tree.name.text)
@@ -563,7 +596,9 @@ class Declarations:
         index = tuple(i.value for i in found.place if isinstance(i, ir.Const))
         return spell(node), slot, index
 
-    def _read(self, node: t.Expr, scope: Scope, entity: PythonDef, serves: bool) -> tuple[str, str, tuple[int, ...]]:
+    def _read(
+        self, node: t.Expr, scope: Scope, entity: PythonDef, serves: bool
+    ) -> tuple[str, str, tuple[int, ...]]:
         """A value that Python sees, kept in a slot that follows it."""
         found = self.unit.expr.value(node, Context(scope, ()))
         if Analysis(self.unit.functions).of_expr(found.expr).time:

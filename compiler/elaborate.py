@@ -186,7 +186,9 @@ class Unit:
             raise Reject("E103", "a reset value is a constant", tree.span)
         return found.value
 
-    def equation(self, function: str, name: t.Ident, kind: TypeInfo | None, tree: t.Expr, scope: Scope) -> LetDef:
+    def equation(
+        self, function: str, name: t.Ident, kind: TypeInfo | None, tree: t.Expr, scope: Scope
+    ) -> LetDef:
         """An equation as a pure function, elaborated at its first use."""
 
         def build() -> Value:
@@ -222,7 +224,9 @@ class Unit:
         for entity in scope.unused():
             what = _KINDS.get(type(entity), "name")
             if not (isinstance(entity, EnumDef) and entity.anonymous):
-                self.diagnostics.warn("W101", f"{what} '{entity.name}' is never used", entity.span, "remove it")
+                self.diagnostics.warn(
+                    "W101", f"{what} '{entity.name}' is never used", entity.span, "remove it"
+                )
 
 
 _KINDS: dict[type[Entity], str] = {

@@ -148,7 +148,12 @@ class Expressions:
         elif op in ("shl", "shr") and not ir.Range(0, 63).contains(right.type):
             raise Reject("E201", f"the shift may be {show(right.type)}, outside 0..63", node.right.span)
         result = a.binary(op, dividend, right.expr, node.span)
-        if op == "sub" and isinstance(right.expr, ir.Binary) and right.expr.op == "mod" and right.expr.right == left.expr:
+        if (
+            op == "sub"
+            and isinstance(right.expr, ir.Binary)
+            and right.expr.op == "mod"
+            and right.expr.right == left.expr
+        ):
             # what is left of a period: a remainder is less than its divisor
             result = ir.Narrow(result, ir.Range(1, max(1, left.type.hi)))
         return Value(result, unit=unit)
@@ -213,7 +218,8 @@ class Expressions:
         subject = self.value(node.subject, ctx)
         cases = self.cases(subject, [c.patterns for c in node.cases], ctx, node.span)
         results = [
-            self.value(case.value, inner, expected) for case, (_, inner) in zip(node.cases, cases, strict=True)
+            self.value(case.value, inner, expected)
+            for case, (_, inner) in zip(node.cases, cases, strict=True)
         ]
         chosen = results[-1].expr
         for (values, _), result in list(zip(cases, results, strict=True))[-2::-1]:
@@ -326,9 +332,13 @@ class Expressions:
             case LocalDef() | ConstDef():
                 return entity.value
             case StateDef() if entity.count is None:
-                return Value(ir.Load(entity.slot, place, entity.type.range), entity.type.width, entity.type.nominal)
+                return Value(
+                    ir.Load(entity.slot, place, entity.type.range), entity.type.width, entity.type.nominal
+                )
             case ParamDef() if entity.slot is not None:
-                return Value(ir.Load(entity.slot, (), entity.type.range), entity.type.width, entity.type.nominal)
+                return Value(
+                    ir.Load(entity.slot, (), entity.type.range), entity.type.width, entity.type.nominal
+                )
             case CycleDef():
                 kind = ir.Range(0, len(entity.phases.members) - 1)
                 return Value(ir.Load(entity.slot, place, kind), entity.phases.width, entity.phases)
@@ -404,7 +414,9 @@ class Expressions:
                     return Ref(self._inside(inside, node.name), (ir.Const(base.entity.index),))
                 case InstanceDef():
                     if base.entity.count is not None and not base.place:
-                        raise Reject("E103", f"'{base.entity.name}' is an array; say which element", node.span)
+                        raise Reject(
+                            "E103", f"'{base.entity.name}' is an array; say which element", node.span
+                        )
                     return Ref(self._inside(base.entity.scope, node.name), base.place)
                 case RegDef() if name in base.entity.fields:
                     return Ref(base.entity.fields[name], base.place)
@@ -442,7 +454,9 @@ class Expressions:
         if isinstance(base, Ref) and isinstance(base.entity, StateDef) and base.entity.count is not None:
             index = self._bounded(node.index, ctx, base.entity.count, base.entity.name)
             kind = base.entity.type
-            return Value(ir.Load(base.entity.slot, (*base.place, index), kind.range), kind.width, kind.nominal)
+            return Value(
+                ir.Load(base.entity.slot, (*base.place, index), kind.range), kind.width, kind.nominal
+            )
         found = base if isinstance(base, Value) else self.load(base, ctx, node.base.span)
         position = self.value(node.index, ctx).expr
         self._is_bits(found, position, node)
@@ -458,7 +472,9 @@ class Expressions:
     @staticmethod
     def _is_bits(found: Value, position: ir.Expr, node: t.Index | t.Slice) -> None:
         if found.type.lo < 0:
-            raise Reject("E201", "bits are taken of a number that may be negative", node.span, "wrap(...) it first")
+            raise Reject(
+                "E201", "bits are taken of a number that may be negative", node.span, "wrap(...) it first"
+            )
         if not ir.Range(0, 63).contains(position.type):
             raise Reject("E203", f"the bit may be {show(position.type)}, outside 0..63", node.span)
 
@@ -515,7 +531,11 @@ class Expressions:
 
     def _comparison_facts(self, node: t.Binary, ctx: Context, holds: bool) -> dict[ir.Expr, ir.Range]:
         left, right = self.value(node.left, ctx).expr, self.value(node.right, ctx).expr
-        op = node.op if holds else {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}[node.op]
+        op = (
+            node.op
+            if holds
+            else {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}[node.op]
+        )
         mirrored = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}[op]
         found: dict[ir.Expr, ir.Range] = {}
         for subject, relation, other in ((left, op, right.type), (right, mirrored, left.type)):
@@ -527,7 +547,9 @@ class Expressions:
     def clock(self, name: t.Ident, ctx: Context) -> ClockDef:
         found = ctx.scope.find(name.text, name.span)
         if not isinstance(found, ClockDef):
-            raise Reject("E103", f"'{name.text}' is not a clock", name.span, "declare it: clock NAME = ... Hz")
+            raise Reject(
+                "E103", f"'{name.text}' is not a clock", name.span, "declare it: clock NAME = ... Hz"
+            )
         return found
 
 
@@ -595,7 +617,9 @@ def _merged(expr: ir.Expr, branches: list[Value], node: t.Expr) -> Value:
     return Value(expr, width, nominal, next((b.unit for b in branches if b.unit), None))
 
 
-def _list(words: str, names: dict[str, object] | dict[str, FieldDef] | dict[str, tuple[int, int, TypeInfo]]) -> str:
+def _list(
+    words: str, names: dict[str, object] | dict[str, FieldDef] | dict[str, tuple[int, int, TypeInfo]]
+) -> str:
     return f"{words} {', '.join(names)}" if names else ""
 
 

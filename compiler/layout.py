@@ -29,7 +29,11 @@ class SlotSpec:
     def size(self) -> Literal[1, 2, 4, 8]:
         for size in (1, 2, 4):
             bits = 8 * size
-            fits = ir.Range(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self.type.lo < 0 else ir.Range(0, 2**bits - 1)
+            fits = (
+                ir.Range(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+                if self.type.lo < 0
+                else ir.Range(0, 2**bits - 1)
+            )
             if fits.contains(self.type):
                 return size  # type: ignore[return-value]
         return 8

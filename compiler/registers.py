@@ -95,7 +95,9 @@ class Registers:
         name = tree.name.text
         has_read = any(h.kind == "read" for h in tree.handlers)
         computed = tree.value is not None or has_read
-        words = access_words(tree.access, stored=not computed or any(h.kind == "write" for h in tree.handlers))
+        words = access_words(
+            tree.access, stored=not computed or any(h.kind == "write" for h in tree.handlers)
+        )
         reg = RegDef(
             name, tree.name.span, scope.prefix + name, size, min(lanes or size, size), lanes is not None,
             kind, {}, None, words, tree,
@@ -136,7 +138,9 @@ class Registers:
         slot, value = None, None
         words = access_words(tree.access, stored=tree.value is None)
         if tree.value is not None:
-            value = self.unit.equation(f"{reg.function}.{tree.name.text}.is", tree.name, kind, tree.value, scope)
+            value = self.unit.equation(
+                f"{reg.function}.{tree.name.text}.is", tree.name, kind, tree.value, scope
+            )
         else:
             slot = self.unit.slot(scope, name, kind, reset=self.unit.reset_value(tree.reset, kind, scope))
         return FieldDef(
@@ -179,11 +183,18 @@ class Registers:
             ctx.result = reg.type
             body = self.unit.statements.suite(handler.body, ctx)
             if not self.unit.statements.returns(body):
-                raise Reject("E302", f"a path through the read of '{reg.name}' ends without a return", handler.span)
+                raise Reject(
+                    "E302", f"a path through the read of '{reg.name}' ends without a return", handler.span
+                )
         else:
             value = self.value(reg, scope.place, reg.span).expr
             effects = [
-                ir.Store(f.slot, scope.place, ir.Const(READ_WORDS[f.access.on_read] * f.type.range.hi), reg.span.line)
+                ir.Store(
+                    f.slot,
+                    scope.place,
+                    ir.Const(READ_WORDS[f.access.on_read] * f.type.range.hi),
+                    reg.span.line,
+                )
                 for f in reg.fields.values()
                 if f.access.on_read and f.slot
             ]
@@ -196,7 +207,11 @@ class Registers:
         if handler is not None and handler.python is not None:
             reg.write_python = self._python(reg, handler.python, scope)
             return
-        if handler is None and not reg.access.writable and not any(f.access.writable for f in reg.fields.values()):
+        if (
+            handler is None
+            and not reg.access.writable
+            and not any(f.access.writable for f in reg.fields.values())
+        ):
             return
         whole = ir.Range(0, 2 ** (reg.width * 8) - 1)
         written, mask = ir.Var("v", whole), ir.Var("mask", whole)
@@ -219,7 +234,9 @@ class Registers:
             covered = a.bits(mask, field.high, field.low)
             rule = WRITE_WORDS.get(field.access.on_write)
             new = rule(old, given, ones) if rule else given
-            out.append(ir.Store(field.slot, scope.place, self._merge(old, new, covered, ones.bit_length()), line))
+            out.append(
+                ir.Store(field.slot, scope.place, self._merge(old, new, covered, ones.bit_length()), line)
+            )
         return out
 
     @staticmethod
@@ -239,13 +256,17 @@ class Registers:
             old = self.value(reg, scope.place, reg.span).expr
             merged = self._merge(old, written, ir.Var("mask", whole), reg.width * 8)
             prologue, written = [ir.Let("merged", merged)], ir.Var("merged", merged.type)
-        ctx.scope.define(LocalDef(handler.name.text, handler.name.span, Value(written, reg.width * 8, reg.type.nominal)))
+        ctx.scope.define(
+            LocalDef(handler.name.text, handler.name.span, Value(written, reg.width * 8, reg.type.nominal))
+        )
         return [*prologue, *self.unit.statements.suite(handler.body, ctx)]
 
     def _python(self, reg: RegDef, name: t.Ident, scope: Scope) -> int:
         found = scope.find(name.text, name.span)
         if not isinstance(found, PythonDef):
-            raise Reject("E103", f"'{name.text}' is not a Python part", name.span, 'declare it: python "FILE" NAME:')
+            raise Reject(
+                "E103", f"'{name.text}' is not a Python part", name.span, 'declare it: python "FILE" NAME:'
+            )
         if reg.tree.hot:
             raise Reject("E404", f"'{reg.name}' is hot, and Python serves it", name.span,
                          "drop 'hot', or say it in the language")  # fmt: skip
@@ -290,14 +311,22 @@ class Decoder:
         due = ir.Load("deadline", (), ir.U64)
         settle: ir.Stmt = ir.If(a.binary("le", due, ir.Now()), (ir.Do(self.unit.call("settle")),))
         offset = ir.Var("offset", ir.U32)
-        for kind, (parameters, result), one in (("read", ir.READ, self.read), ("write", ir.WRITE, self.write)):
+        for kind, (parameters, result), one in (
+            ("read", ir.READ, self.read),
+            ("write", ir.WRITE, self.write),
+        ):
             nothing: ir.Block = (ir.Return(self.gaps(ir.Var("width", ir.U32))),) if result else ()
             cases = tuple(((at,), self._widths(at, one, nothing)) for at in range(self.tree.size))
             body: list[ir.Stmt] = [settle, ir.Switch(offset, cases, nothing)]
             if result:
                 body.append(ir.Return(a.FALSE))
             self.unit.function(
-                f"{self.name}_{kind}", parameters, result, self._ended(body, result), self.tree.span.line, exported=True
+                f"{self.name}_{kind}",
+                parameters,
+                result,
+                self._ended(body, result),
+                self.tree.span.line,
+                exported=True,
             )
 
     @staticmethod

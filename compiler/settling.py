@@ -129,13 +129,24 @@ class Settling:
 
     def _toggles(self, tree: t.On, scope: Scope) -> None:
         subject = tree.subject
-        found = self.unit.expr.resolve(subject.base, Context(scope, scope.place)) if isinstance(subject, t.Index) else None
+        found = (
+            self.unit.expr.resolve(subject.base, Context(scope, scope.place))
+            if isinstance(subject, t.Index)
+            else None
+        )
         if not isinstance(found, Ref) or not isinstance(found.entity, CounterDef):
-            raise Reject("E501", "'toggles' takes one bit of a counter", subject.span, "write: on COUNTER[bit] toggles: ...")
+            raise Reject(
+                "E501",
+                "'toggles' takes one bit of a counter",
+                subject.span,
+                "write: on COUNTER[bit] toggles: ...",
+            )
         assert isinstance(subject, t.Index)
         counter = found.entity
         kind = TypeInfo(ir.Range(0, counter.bits - 1))
-        bit = self.unit.expr.fit(subject.index, Context(scope, scope.place), kind, f"a bit of '{counter.name}'")
+        bit = self.unit.expr.fit(
+            subject.index, Context(scope, scope.place), kind, f"a bit of '{counter.name}'"
+        )
         name = f"{counter.name}.toggles.{len(self.events)}"
         due = self.unit.slot(scope, f"{name}.due", TypeInfo(ir.U64), kind="derived")
         following = f"{scope.prefix}{name}.following"
@@ -153,7 +164,9 @@ class Settling:
         known = ir.Range(1, period.type.hi)
         distance = a.sub(period, passed)
         if not known.contains(distance.type):
-            distance = ir.Narrow(distance, ir.Range(max(1, distance.type.lo), min(known.hi, distance.type.hi)))
+            distance = ir.Narrow(
+                distance, ir.Range(max(1, distance.type.lo), min(known.hi, distance.type.hi))
+            )
         instant = timing.nanos(timing.after(counter.clock, distance), counter.clock)
         if counter.on is None:
             return instant
@@ -348,7 +361,9 @@ class Settling:
 
     @staticmethod
     def _counted(call: ir.Call, number: int, later: ir.Expr) -> ir.Call:
-        return ir.Call(call.function, (*call.args[:-1], ir.Var(f"later{number}", later.type)), call.type, call.now)
+        return ir.Call(
+            call.function, (*call.args[:-1], ir.Var(f"later{number}", later.type)), call.type, call.now
+        )
 
     @staticmethod
     def _add_rises(line: LineDef, count: ir.Expr) -> ir.Stmt:
@@ -363,9 +378,16 @@ class Settling:
         changed: list[ir.Stmt] = []
         if count:
             rose = ir.Var("rose", ir.U32)
-            changed.append(ir.Let("rose", a.binary("and", levels, a.binary("xor", lines, ir.Const(2**32 - 1)))))
+            changed.append(
+                ir.Let("rose", a.binary("and", levels, a.binary("xor", lines, ir.Const(2**32 - 1))))
+            )
             for driven in self.drives:
-                changed.append(ir.If(a.bits(rose, driven.line.bit, driven.line.bit), (self._add_rises(driven.line, a.TRUE),)))
+                changed.append(
+                    ir.If(
+                        a.bits(rose, driven.line.bit, driven.line.bit),
+                        (self._add_rises(driven.line, a.TRUE),),
+                    )
+                )
         return [
             ir.Let("levels", self.unit.call("levels", ir.U32)),
             ir.If(

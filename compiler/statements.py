@@ -165,7 +165,9 @@ class Statements:
             case StateDef() if entity.count is None:
                 self._store(entity.slot, place, fit(node.value, ctx, entity.type, f"'{name}'"), ctx)
             case CycleDef():
-                kind = TypeInfo(ir.Range(0, len(entity.phases.members) - 1), entity.phases.width, entity.phases)
+                kind = TypeInfo(
+                    ir.Range(0, len(entity.phases.members) - 1), entity.phases.width, entity.phases
+                )
                 self._store(entity.slot, place, fit(node.value, ctx, kind, f"'{name}'"), ctx)
             case CounterDef():
                 kind = TypeInfo(timing.counter_range(entity), entity.bits)
@@ -186,7 +188,9 @@ class Statements:
     def _assign_element(self, node: t.Assign, target: t.Index, ctx: Context) -> None:
         found = self.unit.expr.resolve(target.base, ctx)
         element = self.unit.expr.resolve(target, ctx)
-        if not (isinstance(found, Ref) and isinstance(found.entity, StateDef) and found.entity.count is not None):
+        if not (
+            isinstance(found, Ref) and isinstance(found.entity, StateDef) and found.entity.count is not None
+        ):
             raise Reject("E103", "only an element of a state array can be assigned", target.span)
         assert isinstance(element, Value) and isinstance(element.expr, ir.Load)
         value = self.unit.expr.fit(node.value, ctx, found.entity.type, f"'{found.entity.name}'")
@@ -216,7 +220,9 @@ class Statements:
             raise Reject("E201", f"an alarm is armed 1 or more ticks ahead, this may be {distance.type.lo}",
                          node.ticks.span, "max(1, ...)")  # fmt: skip
         if distance.unit not in (None, alarm.clock.name):
-            raise Reject("E206", f"the alarm counts ticks of {alarm.clock.name}, not {distance.unit}", node.ticks.span)
+            raise Reject(
+                "E206", f"the alarm counts ticks of {alarm.clock.name}, not {distance.unit}", node.ticks.span
+            )
         tick = self._keep(Value(timing.after(alarm.clock, distance.expr)), ctx)
         ctx.out.append(ir.Store(alarm.slot, place, tick.expr, ctx.line))
         self._store(alarm.due, place, timing.nanos(tick.expr, alarm.clock), ctx)
@@ -238,7 +244,9 @@ class Statements:
         proc, place = self._target(node.function, ctx, ProcDef, "a procedure")
         self.unit.procedure(proc)
         if len(node.args) != len(proc.inputs):
-            raise Reject("E103", f"'{proc.name}' takes {len(proc.inputs)} values, not {len(node.args)}", node.span)
+            raise Reject(
+                "E103", f"'{proc.name}' takes {len(proc.inputs)} values, not {len(node.args)}", node.span
+            )
         args = [
             self.unit.expr.fit(arg, ctx, kind, f"input '{name.text}'")
             for arg, (name, kind) in zip(node.args, proc.inputs, strict=True)
@@ -273,7 +281,9 @@ class Statements:
             tuple(self.suite(case.body, inner)) for case, (_, inner) in zip(node.cases, groups, strict=True)
         ]
         last, cases = bodies[-1], list(zip(groups, bodies, strict=True))[:-1]
-        ctx.out.append(ir.Switch(subject.expr, tuple((values or (), body) for (values, _), body in cases), last))
+        ctx.out.append(
+            ir.Switch(subject.expr, tuple((values or (), body) for (values, _), body in cases), last)
+        )
         ctx.forget()
 
     def _for(self, node: t.ForStmt, ctx: Context) -> None:

@@ -475,5 +475,3 @@ class Builder(Transformer[Token, t.File]):
 
     def start(self, m: Meta, c: list[Any]) -> t.File:
         return t.File(span_of(m), tuple(c))
-
-

@@ -91,7 +91,9 @@ def bound(source: Source) -> None:
     for number, line in enumerate(source.text.split("\n"), 1):
         place = Span(number, 1, number, 1)
         if len(line) > MAX_LINE:
-            raise DeviceFileError.single(source, "E003", f"the line is longer than {MAX_LINE} characters", place)
+            raise DeviceFileError.single(
+                source, "E003", f"the line is longer than {MAX_LINE} characters", place
+            )
         if "\0" in line:
             raise DeviceFileError.single(
                 source, "E001", "there is a NUL byte in the line", place,
