@@ -18,6 +18,7 @@ PURE = ("levels", "next")
 """The exported functions that must not change the state."""
 
 IO_PORTS = 0x1_0000
+MAX_SIZE = 2**20  # of the state: a native `peek` works on a copy on the stack
 MAX_LINES = 32  # bits of the header's `lines`
 MAX_OBSERVERS = 32  # bits of the header's `watch`
 
@@ -43,8 +44,8 @@ def _identity(module: Module) -> Iterator[str]:
         yield f"{module.name!r} is not a name that C can link to"
     if not U32.contains(Range(module.version, module.version)):
         yield f"version {module.version} is outside {show_range(U32)}"
-    if module.size % 8 or module.size < HEADER_SIZE:
-        yield f"size {module.size} is not a multiple of 8 of at least {HEADER_SIZE}"
+    if module.size % 8 or not HEADER_SIZE <= module.size <= MAX_SIZE:
+        yield f"size {module.size} is not a multiple of 8 in {HEADER_SIZE}..{MAX_SIZE}"
 
 
 def _header(module: Module) -> Iterator[str]:

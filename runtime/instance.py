@@ -159,12 +159,16 @@ class Instance(ABC):
         slot = self._slots.get(name)
         if slot is None:
             raise SlotError(f"{self.module.name} has no slot {name}; it has: {', '.join(self._slots)}")
-        if len(index) != len(slot.dims) or not all(
-            0 <= i < count for i, (count, _) in zip(index, slot.dims, strict=True)
-        ):
-            shape = "".join(f"[0..{count - 1}]" for count, _ in slot.dims) or " (no index)"
-            raise SlotError(f"{self.module.name}: {name} is {name}{shape}, not {name}{list(index)}")
-        return slot.offset + sum(i * stride for i, (_, stride) in zip(index, slot.dims, strict=True))
+        if len(index) == len(slot.dims):
+            offset = slot.offset
+            for i, (count, stride) in zip(index, slot.dims, strict=True):
+                if not 0 <= i < count:
+                    break
+                offset += i * stride
+            else:
+                return offset
+        shape = "".join(f"[0..{count - 1}]" for count, _ in slot.dims) or " (no index)"
+        raise SlotError(f"{self.module.name}: {name} is {name}{shape}, not {name}{list(index)}")
 
     # --- the head of the state ---
 

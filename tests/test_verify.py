@@ -372,6 +372,10 @@ LAYOUTS: dict[str, tuple[ir.Module, str]] = {
     "a device that C cannot name": (replace(around(), name="a-b"), "'a-b' is not a name that C can link to"),
     "a version beyond 32 bits": (replace(around(), version=2**32), "version 4294967296 is outside"),
     "a size that is no multiple of 8": (replace(around(), size=60), "size 60 is not a multiple of 8"),
+    "a state of a gigabyte": (
+        replace(around(), size=2**30),
+        "size 1073741824 is not a multiple of 8 in 32..",
+    ),
     "a state without the header": (NO_HEADER, "the slots do not begin with HEADER"),
     "a second header": (with_slot(kind="header"), "slot word is of kind header, but not in HEADER"),
     "a slot's name twice": (with_slot(name="byte"), "slot byte is declared 2 times"),
