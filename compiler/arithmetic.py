@@ -5,13 +5,15 @@ Constants fold; every result carries the interval that intervals.py gives it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..dsl.diagnostics import Reject, Span
 from . import intervals, ir
 
 ONES = 2**64 - 1
 TRUE, FALSE = ir.Const(1), ir.Const(0)
 
-_FOLD = {
+_FOLD: dict[ir.BinaryOp, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
     "div": lambda a, b: a // b, "mod": lambda a, b: a % b,
     "and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..dsl import tree as t
@@ -80,13 +81,13 @@ class Declarations:
         files = self.unit.files
         for item in file.items:
             if isinstance(item, t.Enum):
-                self.unit.attempt(lambda item=item: self._enum(item, files), files, item.name)
+                self.unit.attempt(partial(self._enum, item, files), files, item.name)
         for item in file.items:
             if isinstance(item, t.Layout):
-                self.unit.attempt(lambda item=item: self._layout(item, files), files, item.name)
+                self.unit.attempt(partial(self._layout, item, files), files, item.name)
             elif isinstance(item, t.Block):
                 block = BlockDef(item.name.text, item.name.span, item)
-                self.unit.attempt(lambda b=block: files.define(b), files, item.name)
+                self.unit.attempt(partial(files.define, block), files, item.name)
 
     def _enum(self, tree: t.Enum, scope: Scope) -> None:
         members: dict[str, int] = {}
@@ -174,9 +175,9 @@ class Declarations:
     def device(self, tree: t.Device) -> None:
         scope = self.unit.scope
         for param in tree.params:
-            self.unit.attempt(lambda p=param: self._param(p, scope), scope, param.name)
+            self.unit.attempt(partial(self._param, param, scope), scope, param.name)
         self._all(tree.members, scope)
-        self.unit.attempt(lambda: self._drivers())
+        self.unit.attempt(self._drivers)
 
     def _all(self, members: tuple[t.MemberDecl, ...], scope: Scope) -> None:
         first = (
@@ -188,11 +189,11 @@ class Declarations:
         )  # names that others need when they are introduced
         for member in sorted(members, key=lambda m: not isinstance(m, first)):
             if (handle := self._introduce.get(type(member))) is not None:
-                self.unit.attempt(lambda h=handle, m=member: h(m, scope), scope, *_names(member))
+                self.unit.attempt(partial(handle, member, scope), scope, *_names(member))
         # what an access changes by itself comes last: it needs the procedures
         for member in sorted(members, key=lambda m: isinstance(m, (t.On, t.Drive))):
             if (handle := self._finish.get(type(member))) is not None:
-                self.unit.attempt(lambda h=handle, m=member: h(m, scope))
+                self.unit.attempt(partial(handle, member, scope))
 
     def _param(self, tree: t.Param, scope: Scope) -> None:
         name = tree.name.text
@@ -493,7 +494,7 @@ class Declarations:
         first = (t.Clock, t.Cycle, t.State)
         for member in sorted(block.tree.members, key=lambda m: not isinstance(m, first)):
             if (handle := self._introduce.get(type(member))) is not None:
-                self.unit.attempt(lambda h=handle, m=member: h(m, inner), inner, *_names(member))
+                self.unit.attempt(partial(handle, member, inner), inner, *_names(member))
 
     def _arguments(self, tree: t.Instance, block: t.Block, inner: Scope, scope: Scope) -> None:
         given = {argument.name.text: argument for argument in tree.arguments}
@@ -540,7 +541,7 @@ class Declarations:
         assert isinstance(block, BlockDef)
         for member in sorted(block.tree.members, key=lambda m: isinstance(m, (t.On, t.Drive))):
             if (handle := self._finish.get(type(member))) is not None:
-                self.unit.attempt(lambda h=handle, m=member: h(m, entity.scope))
+                self.unit.attempt(partial(handle, member, entity.scope))
 
     # --- Python --------------------------------------------------------------------
 

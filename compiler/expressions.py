@@ -23,6 +23,7 @@ from .scope import (
     CounterDef,
     CycleDef,
     ElementDef,
+    Entity,
     EnumDef,
     FieldDef,
     InputDef,
@@ -441,7 +442,7 @@ class Expressions:
         high, low, kind = layout.fields[node.name.text]
         return Value(a.bits(found.expr, high, low), kind.width, kind.nominal)
 
-    def _inside(self, scope: Scope, name: t.Ident) -> Ref | object:  # type: ignore[override]
+    def _inside(self, scope: Scope, name: t.Ident) -> Entity:
         if name.text not in scope.names:
             raise Reject("E101", f"the block has no '{name.text}'", name.span, scope.suggestion(name.text))
         return scope.find(name.text, name.span)

@@ -35,7 +35,7 @@ class SlotSpec:
                 else ir.Range(0, 2**bits - 1)
             )
             if fits.contains(self.type):
-                return size  # type: ignore[return-value]
+                return size
         return 8
 
     def indices(self) -> Iterator[tuple[ir.Expr, ...]]:
@@ -63,7 +63,7 @@ def lay_out(specs: Iterable[SlotSpec], lines: int) -> tuple[tuple[ir.Slot, ...],
         count = scope.index[1] if scope.index is not None else None
         stride = _up(size, 8)
         for spec, offset in placed:
-            dims = ((count, stride),) if count is not None else ()
+            dims: tuple[tuple[int, int], ...] = ((count, stride),) if count is not None else ()
             if spec.count is not None:
                 dims += ((spec.count, spec.size),)
             slots.append(

@@ -226,5 +226,5 @@ class Shape:
             return a.both(a.binary("lt", self.counter, end), a.binary("le", end, self.later))
         period = self.ends_at[-1]
         rest = self._sums(self.lengths[i + 1 :])[-1] if self.lengths[i + 1 :] else a.FALSE
-        passed = [a.binary("div", a.add(value, rest), period) for value in (self.later, self.counter)]
-        return a.binary("subw", *passed)
+        later, earlier = (a.binary("div", a.add(value, rest), period) for value in (self.later, self.counter))
+        return a.binary("subw", later, earlier)

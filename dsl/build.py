@@ -378,7 +378,7 @@ class Builder(Transformer[Token, t.File]):
 
     def window(self, m: Meta, c: list[Any]) -> t.Window:
         space, name, base, size, *rest = c
-        options = dict(o for o in rest if isinstance(o, tuple))
+        options: dict[str, Any] = dict(o for o in rest if isinstance(o, tuple))
         return t.Window(
             span_of(m), str(space), ident(name) if name else None, base, number(size),
             options.get("split", False), options.get("lanes"), options.get("gaps"),
