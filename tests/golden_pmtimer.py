@@ -1,0 +1,37 @@
+"""Comparing the ACPI PM timer with its recordings, within the allowances of golden/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .golden_report import Difference, match_edges
+from .golden_traces import Answers, Operation, Trace
+
+REGISTERS = {0: "status", 2: "enable", 4: "control (not the timer's)", 8: "timer"}
+
+
+def _register(operation: Operation, base: int) -> str:
+    offset = operation.address - base
+    start = max((at for at in REGISTERS if at <= offset), default=0)
+    part = f" byte {offset - start}" if offset != start else ""
+    return f"{REGISTERS[start]}{part}, {operation.width} bytes"
+
+
+def _values(trace: Trace, answers: Answers) -> Iterator[Difference]:
+    base = trace.meta["pmbase"]
+    for at, (operation, ours) in enumerate(zip(trace.operations, answers.values, strict=True)):
+        if operation.kind == "read" and operation.address >= base and operation.answer != ours:
+            yield Difference(at, f"read of {_register(operation, base)}", operation.answer, ours)
+
+
+def _edges(trace: Trace, answers: Answers) -> Iterator[Difference]:
+    line, tick = trace.meta["irq"], -(-(10**9) // trace.meta["hz"])
+    theirs = [edge for edge in trace.edges if edge.line == line]
+    ours = [edge for edge in answers.edges if edge.line == line]
+    for edge, side in match_edges(theirs, ours, tick, lambda edge: False):
+        yield Difference.of_edge(edge, side)
+
+
+def compare(trace: Trace, answers: Answers) -> list[Difference]:
+    """Every difference beyond the allowances: edges may differ by a tick, nothing else."""
+    return [*_values(trace, answers), *_edges(trace, answers)]
