@@ -199,7 +199,7 @@ class Access(ctypes.Structure):
     def start(self, space: int, address: int, width: int, write: bool, value: int, now: int) -> None:
         """Set up an access of `width` (1..8) bytes; all but `hint` is overwritten."""
         self.space, self.address, self.width, self.write, self.now = space, address, width, write, now
-        self.value = value if write else 0
+        self.value = value & _mask(width) if write else 0
         self.done = self.claimed = 0
 
     @property

@@ -316,10 +316,14 @@ byte.stop:
 
 ; A floating bus reads as ones.
 byte.open:
+  %direction.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
+  %direction = load i32, ptr %direction.p
+  %reads = icmp eq i32 %direction, 0
   %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
   %value = load i64, ptr %value.p
   %bits = shl i64 %done.wide, 3
-  %lane = shl i64 255, %bits
+  %float = select i1 %reads, i64 255, i64 0
+  %lane = shl i64 %float, %bits
   %open = or i64 %value, %lane
   store i64 %open, ptr %value.p
   %next = add i32 %done, 1
