@@ -36,8 +36,12 @@ def _wrap(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | N
     target = _target(node, expected, "wrap").range
     size = target.hi.bit_length()
     if target != ir.Range(0, 2**size - 1):
-        raise Reject("E205", "'wrap' drops high bits, so it needs a type of a whole number of bits", node.span,
-                     "use sat(...), or a remainder")  # fmt: skip
+        raise Reject(
+            "E205",
+            "'wrap' drops high bits, so it needs a type of a whole number of bits",
+            node.span,
+            "use sat(...), or a remainder",
+        )
     return Value(a.wrap(value.expr, size), size, unit=value.unit)
 
 

@@ -13,13 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import NOWHERE, Reject
-from . import arithmetic as a
+from ..dsl.diagnostics import Reject
 from . import ir, timing
 from .analysis import Analysis
 from .builtins import BUILTINS
-from .registers import Decoder, Placed
 from .scope import (
+    ADDRESSES,
     AlarmDef,
     BlockDef,
     ClockDef,
@@ -28,17 +27,12 @@ from .scope import (
     CounterDef,
     CycleDef,
     EnumDef,
-    FieldDef,
-    InputDef,
-    InstanceDef,
     LatchDef,
     LayoutDef,
     LineDef,
     LocalDef,
     ParamDef,
     ProcDef,
-    PythonDef,
-    Ref,
     RegDef,
     Scope,
     StateDef,
@@ -46,14 +40,9 @@ from .scope import (
     Value,
     WaveDef,
 )
-from .settling import Watch
 
 if TYPE_CHECKING:
     from .elaborate import Unit
-
-ADDRESSES = {"port": ir.U16, "address": ir.U64}
-MAX_ELEMENTS = 64
-MAX_WINDOW = 4096
 
 
 class Declarations:
@@ -61,19 +50,35 @@ class Declarations:
 
     def __init__(self, unit: Unit):
         self.unit = unit
-        self._windows: list[tuple[t.Window, list[Placed], int | str]] = []
-        self._introduce: dict[type, Callable[[Any, Scope], None]] = {
-            t.Clock: self._clock, t.Counter: self._counter, t.Alarm: self._alarm, t.State: self._state,
-            t.Latch: self._latch, t.Cycle: self._cycle, t.Let: self._let, t.Wave: self._wave,
-            t.Line: self._line, t.Reg: self._reg, t.Proc: self._proc, t.Instance: self._instance,
-            t.Window: self._window, t.Checkpoint: self._checkpoint, t.Python: self._python,
-        }  # fmt: skip
-        self._finish: dict[type, Callable[[Any, Scope], None]] = {
-            t.Counter: self._finish_counter, t.Let: self._finish_let, t.Wave: self._finish_wave,
-            t.Proc: self._finish_proc, t.Reg: self._finish_reg, t.On: self.unit.settling.on,
-            t.Drive: self._finish_drive, t.Instance: self._finish_instance, t.Window: self._finish_window,
-            t.Python: self._finish_python,
-        }  # fmt: skip
+        self.introduce: dict[type, Callable[[Any, Scope], None]] = {
+            t.Clock: self._clock,
+            t.Counter: self._counter,
+            t.Alarm: self._alarm,
+            t.State: self._state,
+            t.Latch: self._latch,
+            t.Cycle: self._cycle,
+            t.Let: self._let,
+            t.Wave: self._wave,
+            t.Line: self._line,
+            t.Reg: self._reg,
+            t.Proc: self._proc,
+            t.Instance: self.unit.blocks.declare,
+            t.Window: self.unit.windows.declare,
+            t.Checkpoint: self._checkpoint,
+            t.Python: self.unit.pythons.declare,
+        }
+        self.finish: dict[type, Callable[[Any, Scope], None]] = {
+            t.Counter: self._finish_counter,
+            t.Let: self._finish_let,
+            t.Wave: self._finish_wave,
+            t.Proc: self._finish_proc,
+            t.Reg: self._finish_reg,
+            t.On: self.unit.settling.on,
+            t.Drive: self._finish_drive,
+            t.Instance: self.unit.blocks.finish,
+            t.Window: self.unit.windows.finish,
+            t.Python: self.unit.pythons.finish,
+        }
 
     # --- the file ----------------------------------------------------------------
 
@@ -188,11 +193,11 @@ class Declarations:
             t.Python,
         )  # names that others need when they are introduced
         for member in sorted(members, key=lambda m: not isinstance(m, first)):
-            if (handle := self._introduce.get(type(member))) is not None:
-                self.unit.attempt(partial(handle, member, scope), scope, *_names(member))
+            if (handle := self.introduce.get(type(member))) is not None:
+                self.unit.attempt(partial(handle, member, scope), scope, *names(member))
         # what an access changes by itself comes last: it needs the procedures
         for member in sorted(members, key=lambda m: isinstance(m, (t.On, t.Drive))):
-            if (handle := self._finish.get(type(member))) is not None:
+            if (handle := self.finish.get(type(member))) is not None:
                 self.unit.attempt(partial(handle, member, scope))
 
     def _param(self, tree: t.Param, scope: Scope) -> None:
@@ -228,7 +233,7 @@ class Declarations:
         scope.define(ClockDef(tree.name.text, tree.name.span, hz.expr))
 
     def _counter(self, tree: t.Counter, scope: Scope) -> None:
-        clock = self.unit.expr.clock(tree.clock, Context(scope, scope.place))
+        clock = self.unit.refs.clock(tree.clock, Context(scope, scope.place))
         kind = self.type(tree.type, scope)
         if kind.width is None or kind.nominal is not None:
             raise Reject("E205", "a counter wraps at a whole number of bits: u1..u64", tree.type.span)
@@ -250,12 +255,16 @@ class Declarations:
         if tree.condition is not None:
             condition = self.unit.expr.truth(tree.condition, Context(scope, scope.place))
             if Analysis(self.unit.functions).of_expr(condition).time:
-                raise Reject("E501", "a counter runs while a condition over stored state holds; this changes with time",
-                             tree.condition.span, "set a state in an event, and count while that holds")  # fmt: skip
+                raise Reject(
+                    "E501",
+                    "a counter runs while a condition over stored state holds; this changes with time",
+                    tree.condition.span,
+                    "set a state in an event, and count while that holds",
+                )
         self.unit.settling.counters.append((counter, scope, condition))
 
     def _alarm(self, tree: t.Alarm, scope: Scope) -> None:
-        clock = self.unit.expr.clock(tree.clock, Context(scope, scope.place))
+        clock = self.unit.refs.clock(tree.clock, Context(scope, scope.place))
         kind = TypeInfo(ir.U64)
         slot = self.unit.slot(scope, tree.name.text, kind, reset=ir.NEVER)
         due = self.unit.slot(scope, f"{tree.name.text}.due", kind, kind="derived")
@@ -294,7 +303,7 @@ class Declarations:
     def _finish_let(self, tree: t.Let, scope: Scope) -> None:
         entity = scope.names.get(tree.name.text)
         if entity is not None:
-            self.unit.expr.let(entity, scope.place)  # type: ignore[arg-type]
+            self.unit.refs.let(entity, scope.place)  # type: ignore[arg-type]
 
     def _wave(self, tree: t.Wave, scope: Scope) -> None:
         function = scope.prefix + tree.name.text
@@ -335,8 +344,12 @@ class Declarations:
         if not isinstance(line, LineDef):
             raise Reject("E103", f"'{tree.line.text}' is not a line", tree.line.span)
         if line.driver is not None:
-            raise Reject("E502", f"line '{line.name}' is driven already, in line {line.driver.span.line}", tree.span,
-                         "one equation drives a line; join them with 'or'")  # fmt: skip
+            raise Reject(
+                "E502",
+                f"line '{line.name}' is driven already, in line {line.driver.span.line}",
+                tree.span,
+                "one equation drives a line; join them with 'or'",
+            )
         line.driver = tree
         self.unit.settling.drive(line, tree, scope)
 
@@ -360,276 +373,22 @@ class Declarations:
         if isinstance(proc, ProcDef):
             self.unit.procedure(proc)
 
-    # --- registers, windows, blocks ----------------------------------------------------
+    # --- registers of a block ----------------------------------------------------------
 
     def _reg(self, tree: t.Reg, scope: Scope) -> None:
         if tree.offset is not None:
             raise Reject("E402", "a block's register gets its offset where it is placed", tree.span,
                          "in the device's window: BLOCK.NAME @OFFSET")  # fmt: skip
-        scope.define(self.unit.registers.declare(tree, scope, None))
+        self.unit.registers.define(tree, scope, None)
 
     def _finish_reg(self, tree: t.Reg, scope: Scope) -> None:
         reg = scope.names.get(tree.name.text)
         if isinstance(reg, RegDef):
             self.unit.registers.build(reg, scope)
 
-    def _window(self, tree: t.Window, scope: Scope) -> None:
-        if scope is not self.unit.scope:
-            raise Reject(
-                "E103", "windows belong to the device", tree.span, "place the block's registers there"
-            )
-        if not 1 <= tree.size <= MAX_WINDOW:
-            raise Reject("E402", f"a window has 1 to {MAX_WINDOW} bytes", tree.span)
-        for item in tree.items:
-            if isinstance(item, t.Reg):
-                declare = lambda item=item: scope.define(  # noqa: E731
-                    self.unit.registers.declare(item, scope, tree.lanes)
-                )
-                self.unit.attempt(declare, scope, item.name)
 
-    def _finish_window(self, tree: t.Window, scope: Scope) -> None:
-        placed: list[Placed] = []
-        for item in tree.items:
-            if isinstance(item, t.Reg):
-                reg = scope.names.get(item.name.text)
-                if not isinstance(reg, RegDef):
-                    continue
-                if item.offset is None:
-                    raise Reject(
-                        "E402", f"register '{reg.name}' has no offset", item.name.span, "reg NAME @OFFSET ..."
-                    )
-                self.unit.registers.build(reg, scope)
-                placed.append(Placed(reg, (), item.offset, reg.name))
-            else:
-                placed += self._placed(item, scope)
-        self._check_overlap(tree, placed)
-        self._windows.append((tree, placed, self._base(tree, scope)))
-
-    def _placed(self, tree: t.Place, scope: Scope) -> list[Placed]:
-        """A block's register at an offset; over an array, the offset is an equation of its index."""
-        reference = tree.register
-        if not isinstance(reference, t.Attribute):
-            raise Reject("E103", "a block's register is needed: BLOCK.REGISTER @OFFSET", tree.span)
-        ctx = Context(scope, ())
-        if isinstance(reference.base, t.Index) and isinstance(reference.base.index, t.Name):
-            array = self.unit.expr.resolve(reference.base.base, ctx)
-            if (
-                isinstance(array, Ref)
-                and isinstance(array.entity, InstanceDef)
-                and array.entity.count is not None
-            ):
-                return self._placed_array(tree, reference, array.entity, reference.base.index, scope)
-        found = self.unit.expr.resolve(reference, ctx)
-        if not isinstance(found, Ref) or not isinstance(found.entity, RegDef):
-            raise Reject("E103", "a block's register is needed here", reference.span)
-        offset = self.unit.expr.constant(tree.offset, ctx)
-        return [Placed(found.entity, found.place, offset, spell(reference))]
-
-    def _placed_array(
-        self, tree: t.Place, reference: t.Attribute, array: InstanceDef, index: t.Name, scope: Scope
-    ) -> list[Placed]:
-        result = []
-        for i in range(array.count or 0):
-            inner = Context(scope, ()).inner()
-            inner.scope.define(LocalDef(index.name, index.span, Value(ir.Const(i))))
-            found = self.unit.expr.resolve(reference, inner)
-            if not isinstance(found, Ref) or not isinstance(found.entity, RegDef):
-                raise Reject("E103", "a block's register is needed here", reference.span)
-            offset = self.unit.expr.constant(tree.offset, inner)
-            name = f"{array.name}[{i}].{reference.name.text}"
-            result.append(Placed(found.entity, (ir.Const(i),), offset, name))
-        return result
-
-    @staticmethod
-    def _check_overlap(tree: t.Window, placed: list[Placed]) -> None:
-        taken: dict[int, Placed] = {}
-        for register in placed:
-            for byte in range(register.offset, register.offset + register.reg.width):
-                if byte in taken:
-                    raise Reject("E401", f"'{register.name}' overlaps '{taken[byte].name}' at offset {byte:#x}",
-                                 register.reg.span)  # fmt: skip
-                if byte >= tree.size:
-                    raise Reject("E402", f"'{register.name}' reaches beyond the window's {tree.size} bytes",
-                                 register.reg.span, "make the window larger: size ...")  # fmt: skip
-                taken[byte] = register
-
-    def _base(self, tree: t.Window, scope: Scope) -> int | str:
-        limit = ADDRESSES["port" if tree.space == "io" else "address"].hi
-        if isinstance(tree.base, t.Name):
-            found = scope.find(tree.base.name, tree.base.span)
-            if isinstance(found, ParamDef) and found.slot is None:
-                return found.name
-        base = self.unit.expr.constant(tree.base, Context(scope, ()))
-        if base + tree.size - 1 > limit:
-            raise Reject("E402", f"the window reaches beyond {limit:#x}", tree.base.span)
-        return base
-
-    def decoders(self) -> list[tuple[Decoder, int | str]]:
-        result = []
-        names: set[str] = set()
-        for tree, placed, base in self._windows:
-            name = tree.name.text if tree.name else tree.space
-            if name in names or name in self.unit.functions:
-                raise Reject("E102", f"a second window '{name}'", tree.span, "name it: io NAME at ...")
-            names.add(name)
-            result.append((Decoder(self.unit, name, tree, placed), base))
-        return result
-
-    def _instance(self, tree: t.Instance, scope: Scope) -> None:
-        if scope is not self.unit.scope:
-            raise Reject("E103", "blocks are made part of the device, not of other blocks", tree.span)
-        block = scope.find(tree.block.text, tree.block.span)
-        if not isinstance(block, BlockDef):
-            raise Reject("E103", f"'{tree.block.text}' is not a block", tree.block.span)
-        if tree.count is not None and not 1 <= tree.count <= MAX_ELEMENTS:
-            raise Reject("E201", f"an array of blocks has 1 to {MAX_ELEMENTS} elements", tree.span)
-        name = tree.name.text
-        index = (f"{tree.index.text}.index", tree.count) if tree.index and tree.count else None
-        inner = Scope(self.unit.diagnostics, self.unit.files, index=index, prefix=f"{name}.")
-        scope.define(InstanceDef(name, tree.name.span, inner, tree.count))
-        self._arguments(tree, block.tree, inner, scope)
-        for member in block.tree.members:
-            if isinstance(member, (t.Line, t.Instance, t.Window, t.Checkpoint)):
-                raise Reject("E103", "lines, windows and blocks belong to the device", member.span)
-        first = (t.Clock, t.Cycle, t.State)
-        for member in sorted(block.tree.members, key=lambda m: not isinstance(m, first)):
-            if (handle := self._introduce.get(type(member))) is not None:
-                self.unit.attempt(partial(handle, member, inner), inner, *_names(member))
-
-    def _arguments(self, tree: t.Instance, block: t.Block, inner: Scope, scope: Scope) -> None:
-        given = {argument.name.text: argument for argument in tree.arguments}
-        for name in given:
-            if name not in {i.name.text for i in block.inputs}:
-                raise Reject("E101", f"block '{block.name.text}' has no input '{name}'", given[name].span)
-        for item in block.inputs:
-            name = item.name.text
-            if name not in given:
-                raise Reject("E103", f"input '{name}' of block '{block.name.text}' is not given", tree.span,
-                             f"{tree.name.text}: {block.name.text}({name} = ...)")  # fmt: skip
-            if isinstance(item.type, t.NamedType) and item.type.name == "clock":
-                argument = given[name].value
-                if not isinstance(argument, t.Name):
-                    raise Reject("E103", "a clock's name is needed here", argument.span)
-                clock = self.unit.expr.clock(t.Ident(argument.span, argument.name), Context(scope, ()))
-                inner.names[name] = clock
-                inner.used.add(name)
-            else:
-                inner.define(
-                    InputDef(name, item.name.span, f"{inner.prefix}{name}", self.type(item.type, inner))
-                )
-
-    def _finish_inputs(self, tree: t.Instance, inner: Scope, scope: Scope) -> None:
-        """An input is an equation of the device, with the array's index in sight."""
-        for argument in tree.arguments:
-            entity = inner.names.get(argument.name.text)
-            if isinstance(entity, InputDef):
-                outer = Context(scope, ()).inner()
-                if inner.index is not None and tree.index is not None:
-                    outer.scope.define(LocalDef(tree.index.text, tree.index.span, Value(inner.place[0])))
-                value = self.unit.expr.fit(argument.value, outer, entity.type, f"input '{entity.name}'")
-                result = entity.type.range
-                self.unit.function(
-                    entity.function, inner.parameters, result, [ir.Return(value)], argument.span.line
-                )
-
-    def _finish_instance(self, tree: t.Instance, scope: Scope) -> None:
-        entity = scope.names.get(tree.name.text)
-        if not isinstance(entity, InstanceDef):
-            return
-        self._finish_inputs(tree, entity.scope, scope)
-        block = scope.find(tree.block.text, tree.block.span)
-        assert isinstance(block, BlockDef)
-        for member in sorted(block.tree.members, key=lambda m: isinstance(m, (t.On, t.Drive))):
-            if (handle := self._finish.get(type(member))) is not None:
-                self.unit.attempt(partial(handle, member, entity.scope))
-
-    # --- Python --------------------------------------------------------------------
-
-    def _python(self, tree: t.Python, scope: Scope) -> None:
-        if not tree.why:
-            raise Reject("E601", f"Python part '{tree.name.text}' does not say why", tree.span,
-                         'why "what the language cannot say here"')  # fmt: skip
-        if not tree.file.endswith(".py") or "/" in tree.file or "\\" in tree.file:
-            raise Reject("E601", "a Python part is a .py file beside the device file", tree.span)
-        scope.define(PythonDef(tree.name.text, tree.name.span, len(self.unit.pythons)))
-        self.unit.pythons.append(
-            ir.Python(tree.name.text, tree.file, "observer", tree.why, (), (), tree.span.line)
-        )
-
-    def _finish_python(self, tree: t.Python, scope: Scope) -> None:
-        entity = scope.names.get(tree.name.text)
-        assert isinstance(entity, PythonDef)
-        serves = self._serves(tree.name.text)
-        writes = tuple(self._stored(node, scope) for node in tree.writes)
-        reads = tuple(self._read(node, scope, entity, serves) for node in tree.reads)
-        kind = "handler" if serves else "observer"
-        if not serves:
-            scope.used.add(entity.name)
-            if not reads:
-                raise Reject("E601", f"observer '{entity.name}' reads nothing", tree.span, "reads NAME, ...")
-        self.unit.pythons[entity.index] = ir.Python(
-            entity.name, tree.file, kind, tree.why, reads, writes, tree.span.line  # type: ignore[arg-type]
-        )  # fmt: skip
-
-    def _serves(self, name: str) -> bool:
-        handlers = (
-            handler
-            for tree, _, _ in self._windows
-            for item in tree.items
-            if isinstance(item, t.Reg)
-            for handler in item.handlers
-        )
-        return any(h.python is not None and h.python.text == name for h in handlers)
-
-    def _stored(self, node: t.Expr, scope: Scope) -> tuple[str, str, tuple[int, ...]]:
-        found = self.unit.expr.resolve(node, Context(scope, ()))
-        slot = None
-        if isinstance(found, Ref):
-            match found.entity:
-                case StateDef() if found.entity.count is None:
-                    slot = found.entity.slot
-                case FieldDef():
-                    slot = found.entity.slot
-                case RegDef():
-                    slot = found.entity.storage
-        if slot is None or not isinstance(found, Ref):
-            raise Reject("E601", "Python writes only what is stored: a state, a field, a register", node.span)
-        index = tuple(i.value for i in found.place if isinstance(i, ir.Const))
-        return spell(node), slot, index
-
-    def _read(
-        self, node: t.Expr, scope: Scope, entity: PythonDef, serves: bool
-    ) -> tuple[str, str, tuple[int, ...]]:
-        """A value that Python sees, kept in a slot that follows it."""
-        found = self.unit.expr.value(node, Context(scope, ()))
-        if Analysis(self.unit.functions).of_expr(found.expr).time:
-            raise Reject("E601", "Python observes what is stored; this changes with time", node.span,
-                         "read what the value depends on, and work it out there")  # fmt: skip
-        name = spell(node)
-        kind = TypeInfo(found.type.join(ir.BOOL))  # 0 before the first reset
-        slot = self.unit.slot(scope, f"{entity.name} sees {name}", kind, kind="derived")
-        self.unit.settling.watches.append(Watch(slot, found.expr, None if serves else entity.index))
-        return name, slot, ()
-
-
-def _names(member: t.MemberDecl) -> Iterator[t.Ident]:
+def names(member: t.MemberDecl) -> Iterator[t.Ident]:
     if isinstance(member, t.Cycle):
         yield from member.names
     elif isinstance(name := getattr(member, "name", None), t.Ident):
         yield name
-
-
-def spell(node: t.Expr) -> str:
-    """A reference as it was written."""
-    match node:
-        case t.Name():
-            return node.name
-        case t.Attribute():
-            return f"{spell(node.base)}.{node.name.text}"
-        case t.Index():
-            index = node.index.value if isinstance(node.index, t.Number) else "?"
-            return f"{spell(node.base)}[{index}]"
-    raise Reject("E601", "a name is needed here", node.span)
-
-
-__all__ = ["NOWHERE", "Declarations", "a"]

@@ -15,10 +15,14 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import NOWHERE, Diagnostic, Diagnostics, Reject, Source
 from . import arithmetic as a
 from . import ir, timing
+from .blocks import Blocks
+from .branches import Branches
 from .declare import Declarations
 from .expressions import Expressions
 from .layout import SlotSpec, lay_out
-from .registers import Decoder, Registers
+from .python_parts import PythonParts
+from .references import References
+from .registers import Registers
 from .scope import (
     Context,
     Entity,
@@ -36,6 +40,7 @@ from .scope import (
 from .settling import Settling, elements
 from .statements import Statements
 from .verify import verify
+from .windows import Windows
 
 
 def elaborate(file: t.File, source: Source) -> tuple[ir.Module, list[Diagnostic]]:
@@ -77,16 +82,20 @@ class Unit:
         self.slots: dict[str, SlotSpec] = {}
         self.waves: dict[str, WaveDef] = {}
         self.lines: list[LineDef] = []
-        self.pythons: list[ir.Python] = []
         self.params: list[ir.Param] = []
         self.version = 1
         self.files = Scope(diagnostics)
         self.scope = Scope(diagnostics, self.files)
         self.expr = Expressions(self)
+        self.refs = References(self)
+        self.branches = Branches(self)
         self.statements = Statements(self)
         self.registers = Registers(self)
         self.timing = timing.Timing(self)
         self.settling = Settling(self)
+        self.windows = Windows(self)
+        self.blocks = Blocks(self)
+        self.pythons = PythonParts(self)
         self.declarations = Declarations(self)
         self._sensitive: frozenset[str] = frozenset()
 
@@ -116,7 +125,7 @@ class Unit:
         self.settling.check_order()
         self.settling.build()
         self._sensitive = self.settling.sensitive()
-        decoders = self.declarations.decoders()
+        decoders = self.windows.decoders()
         for decoder, _ in decoders:
             decoder.build()
         slots, size = lay_out(self.slots.values(), len(self.lines))
@@ -125,7 +134,7 @@ class Unit:
             device.name.text, device.doc, self.version, tuple(self.params), slots, size,
             tuple(decoder.region(base) for decoder, base in decoders),
             tuple(ir.Line(line.name, line.doc) for line in self.lines),
-            tuple(self.pythons), tuple(self.functions.values()),
+            tuple(self.pythons.parts), tuple(self.functions.values()),
         )  # fmt: skip
 
     def _reset(self) -> None:
@@ -236,5 +245,3 @@ _KINDS: dict[type[Entity], str] = {
     WaveDef: "wave",
     ProcDef: "procedure",
 }
-
-__all__ = ["Decoder", "Unit", "elaborate"]

@@ -15,6 +15,9 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import NOWHERE, Diagnostics, Reject, Span
 from . import ir
 
+ADDRESSES = {"port": ir.U16, "address": ir.U64}
+"""The types of parameters that place a window, and how far they reach."""
+
 Place = tuple[ir.Expr, ...]
 """The indices of the block element that a reference is in: () or one index."""
 
@@ -359,3 +362,24 @@ class Context:
 
 
 Resolved = Union[Ref, Value]
+
+
+def spell(node: t.Expr) -> str:
+    """A reference as it was written."""
+    match node:
+        case t.Name():
+            return node.name
+        case t.Attribute():
+            return f"{spell(node.base)}.{node.name.text}"
+        case t.Index():
+            index = node.index.value if isinstance(node.index, t.Number) else "?"
+            return f"{spell(node.base)}[{index}]"
+    raise Reject("E601", "a name is needed here", node.span)
+
+
+def show(r: ir.Range) -> str:
+    """A range as the language writes it."""
+    for bits in (1, 8, 16, 32, 64):
+        if r == ir.Range(0, 2**bits - 1):
+            return "a bool" if bits == 1 else f"u{bits}"
+    return str(r.lo) if r.lo == r.hi else f"{r.lo}..{r.hi}"

@@ -110,7 +110,7 @@ class Settling:
         return function
 
     def _rings(self, tree: t.On, scope: Scope) -> None:
-        found = self.unit.expr.resolve(tree.subject, Context(scope, scope.place))
+        found = self.unit.refs.resolve(tree.subject, Context(scope, scope.place))
         if not isinstance(found, Ref) or not isinstance(found.entity, AlarmDef):
             raise Reject(
                 "E501", "this is no event that can be solved for", tree.subject.span,
@@ -123,14 +123,18 @@ class Settling:
         body = self._body(tree, scope, alarm.name, quiet)
         written = Analysis(self.unit.functions).of_block(self.unit.functions[body].body[2:]).writes
         if alarm.slot in written:
-            raise Reject("E501", f"'{alarm.name}' arms itself, so a guest could make it ring for ever",
-                         tree.span, "a counter's bit toggles periodically, and is caught up by division")  # fmt: skip
+            raise Reject(
+                "E501",
+                f"'{alarm.name}' arms itself, so a guest could make it ring for ever",
+                tree.span,
+                "a counter's bit toggles periodically, and is caught up by division",
+            )
         self.events.append(Event(body, alarm.due, scope, tree.span, clock=alarm.clock.hz, alarm=alarm.slot))
 
     def _toggles(self, tree: t.On, scope: Scope) -> None:
         subject = tree.subject
         found = (
-            self.unit.expr.resolve(subject.base, Context(scope, scope.place))
+            self.unit.refs.resolve(subject.base, Context(scope, scope.place))
             if isinstance(subject, t.Index)
             else None
         )
@@ -177,8 +181,12 @@ class Settling:
         condition = self.unit.expr.truth(tree.subject, ctx)
         effects = Analysis(self.unit.functions).of_expr(condition)
         if effects.time:
-            raise Reject("E501", f"'{tree.kind}' takes a condition over what is stored; this one changes with time",
-                         tree.subject.span, "use an alarm, or 'on COUNTER[bit] toggles'")  # fmt: skip
+            raise Reject(
+                "E501",
+                f"'{tree.kind}' takes a condition over what is stored; this one changes with time",
+                tree.subject.span,
+                "use an alarm, or 'on COUNTER[bit] toggles'",
+            )
         for edge in self.edges:
             if edge.scope is scope and self.unit.functions[edge.condition].body == (ir.Return(condition),):
                 break
@@ -216,8 +224,12 @@ class Settling:
         )
         for part in (low, high):
             if analysis.of_expr(part).time:
-                raise Reject("E501", f"line '{line.name}' changes with time, but not by a wave", tree.value.span,
-                             "say its shape with 'wave', or set a state in an event")  # fmt: skip
+                raise Reject(
+                    "E501",
+                    f"line '{line.name}' changes with time, but not by a wave",
+                    tree.value.span,
+                    "say its shape with 'wave', or set a state in an event",
+                )
         self.drives.append(Driven(line, low, high, wave))
 
     def check_order(self) -> None:
@@ -232,8 +244,12 @@ class Settling:
                 writes = analysis.of(other.body).writes
                 rhythm = writes & due.reads or (other is not event and writes & (mine.reads | mine.writes))
                 if rhythm:
-                    raise Reject("E503", "another event changes what this periodic one works on", event.span,
-                                 f"'{sorted(rhythm)[0]}' is written in line {other.span.line} too")  # fmt: skip
+                    raise Reject(
+                        "E503",
+                        "another event changes what this periodic one works on",
+                        event.span,
+                        f"'{sorted(rhythm)[0]}' is written in line {other.span.line} too",
+                    )
 
     # --- functions -------------------------------------------------------------
 

@@ -133,7 +133,7 @@ class Statements:
         return phase
 
     def _target(self, node: t.Expr, ctx: Context, kind: type, what: str) -> tuple[Any, tuple[ir.Expr, ...]]:
-        found = self.unit.expr.resolve(node, ctx)
+        found = self.unit.refs.resolve(node, ctx)
         if not isinstance(found, Ref) or not isinstance(found.entity, kind):
             raise Reject("E103", f"{what} is needed here", node.span)
         return found.entity, found.place
@@ -156,7 +156,7 @@ class Statements:
     def _assign(self, node: t.Assign, ctx: Context) -> None:
         if isinstance(node.target, t.Index):
             return self._assign_element(node, node.target, ctx)
-        found = self.unit.expr.resolve(node.target, ctx)
+        found = self.unit.refs.resolve(node.target, ctx)
         if not isinstance(found, Ref):
             raise Reject("E103", "only what is stored can be assigned", node.target.span)
         entity, place, name = found.entity, found.place, found.entity.name
@@ -186,13 +186,14 @@ class Statements:
         return None
 
     def _assign_element(self, node: t.Assign, target: t.Index, ctx: Context) -> None:
-        found = self.unit.expr.resolve(target.base, ctx)
-        element = self.unit.expr.resolve(target, ctx)
+        found = self.unit.refs.resolve(target.base, ctx)
+        element = self.unit.refs.resolve(target, ctx)
         if not (
             isinstance(found, Ref) and isinstance(found.entity, StateDef) and found.entity.count is not None
         ):
             raise Reject("E103", "only an element of a state array can be assigned", target.span)
-        assert isinstance(element, Value) and isinstance(element.expr, ir.Load)
+        assert isinstance(element, Value)
+        assert isinstance(element.expr, ir.Load)
         value = self.unit.expr.fit(node.value, ctx, found.entity.type, f"'{found.entity.name}'")
         self._store(element.expr.slot, element.expr.index, value, ctx)
 
@@ -257,26 +258,26 @@ class Statements:
     # --- branches --------------------------------------------------------------
 
     def _if(self, node: t.IfStmt, ctx: Context) -> None:
-        e = self.unit.expr
-        test = e.truth(node.test, ctx)
+        branches = self.unit.branches
+        test = self.unit.expr.truth(node.test, ctx)
         held = self._latch_facts(node.test, ctx)
-        then = self.suite(node.then, ctx.knowing({**e.facts(node.test, ctx, True), **held}))
-        orelse = self.suite(node.orelse, ctx.knowing(e.facts(node.test, ctx, False)))
+        then = self.suite(node.then, ctx.knowing({**branches.facts(node.test, ctx, True), **held}))
+        orelse = self.suite(node.orelse, ctx.knowing(branches.facts(node.test, ctx, False)))
         ctx.out.append(ir.If(test, tuple(then), tuple(orelse)))
-        known = e.facts(node.test, ctx, False) if self.returns(then) else {}
+        known = branches.facts(node.test, ctx, False) if self.returns(then) else {}
         ctx.forget()
         ctx.facts = ctx.knowing({k: v for k, v in known.items() if isinstance(k, ir.Var)}).facts
 
     def _latch_facts(self, node: t.Expr, ctx: Context) -> dict[ir.Expr, ir.Range]:
         if isinstance(node, (t.Name, t.Attribute, t.Index)):
-            seen = self.unit.expr.resolve(node, ctx)
+            seen = self.unit.refs.resolve(node, ctx)
             if isinstance(seen, Ref) and isinstance(seen.entity, LatchDef):
                 return {ir.Load(seen.entity.full, seen.place, ir.BOOL): ir.Range(1, 1)}
         return {}
 
     def _match(self, node: t.MatchStmt, ctx: Context) -> None:
         subject = self._keep(self.head(node.subject, ctx), ctx)
-        groups = self.unit.expr.cases(subject, [c.patterns for c in node.cases], ctx, node.span)
+        groups = self.unit.branches.cases(subject, [c.patterns for c in node.cases], ctx, node.span)
         bodies = [
             tuple(self.suite(case.body, inner)) for case, (_, inner) in zip(node.cases, groups, strict=True)
         ]

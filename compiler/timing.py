@@ -101,7 +101,7 @@ class Timing:
         """The wave's functions, each a switch over the cases of its `match`."""
         ctx = Context(scope, scope.place)
         subject = self.unit.expr.value(tree.subject, ctx) if tree.subject is not None else Value(ir.Const(0))
-        groups = self.unit.expr.cases(subject, [c.patterns for c in tree.cases], ctx, tree.span)
+        groups = self.unit.branches.cases(subject, [c.patterns for c in tree.cases], ctx, tree.span)
         shapes = [
             Shape(self, wave, case.phases, inner, str(i))
             for i, (case, (_, inner)) in enumerate(zip(tree.cases, groups, strict=True))

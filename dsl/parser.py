@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 from lark import Lark, Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 from lark.exceptions import VisitError
@@ -27,8 +28,8 @@ class Blocks(Indenter):
     """Indentation opens and closes blocks; inside brackets it does not count."""
 
     NL_type = "_NL"
-    OPEN_PAREN_types = ["LPAR", "LSQB", "LBRACE"]
-    CLOSE_PAREN_types = ["RPAR", "RSQB", "RBRACE"]
+    OPEN_PAREN_types: ClassVar[list[str]] = ["LPAR", "LSQB", "LBRACE"]
+    CLOSE_PAREN_types: ClassVar[list[str]] = ["RPAR", "RSQB", "RBRACE"]
     INDENT_type = "_INDENT"
     DEDENT_type = "_DEDENT"
     tab_len = 8
@@ -155,18 +156,26 @@ SPOKEN = {
 HINTS = (
     # (what the token or the line looks like, help)
     (r"^\s*(register|field)\b", "a register is written 'reg NAME @OFFSET TYPE: ...'"),
-    (r"^\s*(while|def|class|import|try|with|var|int|uint\w+)\b",
-     "there are no loops, functions or declarations of other languages; see docs/language.md"),
+    (
+        r"^\s*(while|def|class|import|try|with|var|int|uint\w+)\b",
+        "there are no loops, functions or declarations of other languages; see docs/language.md",
+    ),
     (r"^\s*for\b(?!.*\bin\b)", "'for NAME in ARRAY:' unrolls over a declared array of blocks"),
     (r"&&|\|\|", "write 'and', 'or'"),
     (r"!(?!=)", "write 'not'"),
-    (r"(?<![<>!=?])=(?!=).*\b(if|elif|while)\b|^\s*(if|elif)\b[^=]*[^<>!=]=[^=]", "a comparison is written '=='"),
+    (
+        r"(?<![<>!=?])=(?!=).*\b(if|elif|while)\b|^\s*(if|elif)\b[^=]*[^<>!=]=[^=]",
+        "a comparison is written '=='",
+    ),
     (r"\?(?!=)", "a conditional is written 'A if TEST else B'"),
     (r"\+\+$|\+=|-=|\|=|&=", "write the assignment out: x = x + 1"),
     (r";\s*$", "a line needs no ';' at its end"),
-    (r"^\s*(device|block|if|elif|else|match|on|proc|read|write|io|mmio)\b[^:]*$", "a ':' is missing at the end"),
+    (
+        r"^\s*(device|block|if|elif|else|match|on|proc|read|write|io|mmio)\b[^:]*$",
+        "a ':' is missing at the end",
+    ),
     (r"0[xX]$|0[oO]", "numbers are decimal, 0x... or 0b..."),
-)  # fmt: skip
+)
 
 
 def explain(error: UnexpectedInput, text: str) -> Reject:

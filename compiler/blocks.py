@@ -1,0 +1,92 @@
+"""Blocks made part of a device: instances, arrays of them, and their inputs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..dsl import tree as t
+from ..dsl.diagnostics import Reject
+from . import ir
+from .declare import names
+from .scope import BlockDef, Context, InputDef, InstanceDef, LocalDef, Scope, Value
+
+if TYPE_CHECKING:
+    from .elaborate import Unit
+
+MAX_ELEMENTS = 64
+
+
+class Blocks:
+    """Elaborates the block instances of one device."""
+
+    def __init__(self, unit: Unit):
+        self.unit = unit
+
+    def declare(self, tree: t.Instance, scope: Scope) -> None:
+        if scope is not self.unit.scope:
+            raise Reject("E103", "blocks are made part of the device, not of other blocks", tree.span)
+        block = scope.find(tree.block.text, tree.block.span)
+        if not isinstance(block, BlockDef):
+            raise Reject("E103", f"'{tree.block.text}' is not a block", tree.block.span)
+        if tree.count is not None and not 1 <= tree.count <= MAX_ELEMENTS:
+            raise Reject("E201", f"an array of blocks has 1 to {MAX_ELEMENTS} elements", tree.span)
+        name = tree.name.text
+        index = (f"{tree.index.text}.index", tree.count) if tree.index and tree.count else None
+        inner = Scope(self.unit.diagnostics, self.unit.files, index=index, prefix=f"{name}.")
+        scope.define(InstanceDef(name, tree.name.span, inner, tree.count))
+        self._arguments(tree, block.tree, inner, scope)
+        for member in block.tree.members:
+            if isinstance(member, (t.Line, t.Instance, t.Window, t.Checkpoint)):
+                raise Reject("E103", "lines, windows and blocks belong to the device", member.span)
+        first = (t.Clock, t.Cycle, t.State)
+        for member in sorted(block.tree.members, key=lambda m: not isinstance(m, first)):
+            if (handle := self.unit.declarations.introduce.get(type(member))) is not None:
+                self.unit.attempt(partial(handle, member, inner), inner, *names(member))
+
+    def _arguments(self, tree: t.Instance, block: t.Block, inner: Scope, scope: Scope) -> None:
+        given = {argument.name.text: argument for argument in tree.arguments}
+        for name in given:
+            if name not in {i.name.text for i in block.inputs}:
+                raise Reject("E101", f"block '{block.name.text}' has no input '{name}'", given[name].span)
+        for item in block.inputs:
+            name = item.name.text
+            if name not in given:
+                raise Reject("E103", f"input '{name}' of block '{block.name.text}' is not given", tree.span,
+                             f"{tree.name.text}: {block.name.text}({name} = ...)")  # fmt: skip
+            if isinstance(item.type, t.NamedType) and item.type.name == "clock":
+                argument = given[name].value
+                if not isinstance(argument, t.Name):
+                    raise Reject("E103", "a clock's name is needed here", argument.span)
+                clock = self.unit.refs.clock(t.Ident(argument.span, argument.name), Context(scope, ()))
+                inner.names[name] = clock
+                inner.used.add(name)
+            else:
+                inner.define(
+                    InputDef(name, item.name.span, f"{inner.prefix}{name}", self.unit.type(item.type, inner))
+                )
+
+    def _finish_inputs(self, tree: t.Instance, inner: Scope, scope: Scope) -> None:
+        """An input is an equation of the device, with the array's index in sight."""
+        for argument in tree.arguments:
+            entity = inner.names.get(argument.name.text)
+            if isinstance(entity, InputDef):
+                outer = Context(scope, ()).inner()
+                if inner.index is not None and tree.index is not None:
+                    outer.scope.define(LocalDef(tree.index.text, tree.index.span, Value(inner.place[0])))
+                value = self.unit.expr.fit(argument.value, outer, entity.type, f"input '{entity.name}'")
+                result = entity.type.range
+                self.unit.function(
+                    entity.function, inner.parameters, result, [ir.Return(value)], argument.span.line
+                )
+
+    def finish(self, tree: t.Instance, scope: Scope) -> None:
+        entity = scope.names.get(tree.name.text)
+        if not isinstance(entity, InstanceDef):
+            return
+        self._finish_inputs(tree, entity.scope, scope)
+        block = scope.find(tree.block.text, tree.block.span)
+        assert isinstance(block, BlockDef)
+        for member in sorted(block.tree.members, key=lambda m: isinstance(m, (t.On, t.Drive))):
+            if (handle := self.unit.declarations.finish.get(type(member))) is not None:
+                self.unit.attempt(partial(handle, member, entity.scope))
