@@ -25,6 +25,9 @@ CacheChoice = Cache | Literal["default"] | None
 OBJECT_FORMAT = 1
 """Raised when what is made of the same IR text changes, e.g. the pass pipeline."""
 
+QUICK = 1
+"""LLVM's level for code made while someone waits: three quarters of level 2's time, reads as fast."""
+
 PRESERVE_MOST = ("x86_64", "aarch64", "arm64")
 """Architectures for which LLVM implements that calling convention."""
 
@@ -100,7 +103,7 @@ class NativeCode:
         return address
 
 
-def compile_module(module: ir.Module, cache: CacheChoice = "default", opt: int = 2) -> NativeCode:
+def compile_module(module: ir.Module, cache: CacheChoice = "default", opt: int = QUICK) -> NativeCode:
     """The device's machine code for this CPU, from the cache (None: none) if it is there."""
     cache = _chosen(cache)
     target = host()
@@ -138,7 +141,7 @@ def load(image: bytes, names: tuple[str, ...], cached: bool = False, key: str = 
 
 
 def remember(
-    source: str, module: ir.Module, code: NativeCode, cache: CacheChoice = "default", opt: int = 2
+    source: str, module: ir.Module, code: NativeCode, cache: CacheChoice = "default", opt: int = QUICK
 ) -> None:
     """Keep what `recall` needs. `source` is any text that determines the module."""
     chosen = _chosen(cache)
@@ -147,7 +150,9 @@ def remember(
         chosen.put("interface", _source_key(source, opt), payload)
 
 
-def recall(source: str, cache: CacheChoice = "default", opt: int = 2) -> tuple[ir.Module, NativeCode] | None:
+def recall(
+    source: str, cache: CacheChoice = "default", opt: int = QUICK
+) -> tuple[ir.Module, NativeCode] | None:
     """The interface (a module without functions) and the code of a remembered source, in milliseconds."""
     chosen = _chosen(cache)
     entry = chosen.get("interface", _source_key(source, opt)) if chosen else None

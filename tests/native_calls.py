@@ -18,7 +18,7 @@ def c_type(value: ir.Range) -> Any:
 class Code:
     """A compiled module's exported functions: `code.NAME(state, now, ...)`."""
 
-    def __init__(self, module: ir.Module, opt: int = 2) -> None:
+    def __init__(self, module: ir.Module, opt: int = jit.QUICK) -> None:
         self.module = module
         self.native = jit.compile_module(module, None, opt)
         self.state = ctypes.create_string_buffer(module.size)
@@ -43,7 +43,7 @@ class Code:
 class Device(Code):
     """An instance of a module, with the ABI functions that follow from the layout."""
 
-    def __init__(self, module: ir.Module, *params: int, now: int = 0, opt: int = 2) -> None:
+    def __init__(self, module: ir.Module, *params: int, now: int = 0, opt: int = jit.QUICK) -> None:
         super().__init__(module, opt)
         stored = [p for p in module.params if p.slot is not None]
         self.bind("init", None, POINTER, U64, *[U64] * len(stored))

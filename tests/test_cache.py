@@ -44,7 +44,7 @@ def test_without_a_cache_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.M
 def test_another_device_level_or_version_is_another_entry(cache: Cache) -> None:
     jit.compile_module(MODULE, cache)
     assert not jit.compile_module(ticker(version=4), cache).cached
-    assert not jit.compile_module(MODULE, cache, opt=1).cached
+    assert not jit.compile_module(MODULE, cache, opt=2).cached
     assert len(list(cache.directory.iterdir())) == 3
 
 
@@ -100,14 +100,14 @@ def test_a_remembered_source_gives_interface_and_code_without_the_module(cache: 
     assert recalled[1].names == code.names
     assert recalled[1].cached
     assert jit.recall("another source", cache) is None
-    assert jit.recall("the source", cache, opt=1) is None
+    assert jit.recall("the source", cache, opt=2) is None
     assert jit.recall("the source", None) is None
 
 
 def test_what_was_remembered_in_part_is_as_if_forgotten(cache: Cache) -> None:
     code = jit.compile_module(MODULE, cache)
     for payload in (b"", b"\xff" * 80, code.key.encode(), code.key.encode() + b"[]", code.key.encode()[:-1]):
-        cache.put("interface", jit._source_key("s", 2), payload)
+        cache.put("interface", jit._source_key("s", jit.QUICK), payload)
         assert jit.recall("s", cache) is None
     jit.remember("s", MODULE, code, cache)
     assert jit.recall("s", cache) is not None

@@ -43,7 +43,7 @@ from devc.compiler.verify import verify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .ir_samples import HZ, bare, function, masked
+from .ir_samples import HZ, bare, function, masked, ticker
 from .native_calls import Code
 
 S64 = Range(-(2**63), 2**63 - 1)
@@ -341,7 +341,7 @@ SLOTS = tuple(
 GRID = Slot("grid", Range(-5, 5), 1, 0, dims=((3, 0), (4, 0)))
 
 
-def _memory() -> Code:
+def _memory(opt: int = jit.QUICK) -> Code:
     functions = [
         f
         for slot in SLOTS
@@ -358,12 +358,12 @@ def _memory() -> Code:
         function("set_grid", (*params, ("v", GRID.type)), None, Store("grid", place, Var("v", GRID.type))),
         function("get_grid", params, S64, Return(Load("grid", place, GRID.type))),
     ]
-    return Code(bare(*functions, slots=(*SLOTS, GRID)))
+    return Code(bare(*functions, slots=(*SLOTS, GRID)), opt)
 
 
-@pytest.mark.parametrize("opt", [0, 2])
+@pytest.mark.parametrize("opt", [0, 1, 2, 3])
 def test_slots_keep_their_values_at_their_own_size_and_sign(opt: int) -> None:
-    memory = _memory()
+    memory = _memory(opt)
     ends = {slot.name: (slot.type.lo, slot.type.hi) for slot in SLOTS}
     for which in (0, 1):
         for name, values in ends.items():
@@ -387,6 +387,14 @@ def test_no_value_is_wider_than_64_bits_after_optimising() -> None:
     text = native.build(CLOCKS.module)
     module, _ = jit.optimise(text, jit.host())
     assert " i128" not in str(module)
+
+
+def test_only_what_a_read_waits_for_is_inlined_freely() -> None:
+    calls = [line for line in native.build(ticker()).splitlines() if "call" in line]
+    assert [native.SPARINGLY in line for line in calls if "ticker.part" in line] == [False]
+    # From `reset`, from a write, and from `restore`, which is not compiled from IR.
+    assert [native.SPARINGLY in line for line in calls if "ticker_resume" in line] == [True, True, False]
+    assert not any(native.SPARING in line for line in calls)
 
 
 def test_an_access_that_settles_calls_it_off_its_path() -> None:
