@@ -139,7 +139,7 @@ class Builder(Transformer[Token, t.File]):
     def power(self, m: Meta, c: list[Any]) -> t.Expr:
         return self._same("**", c)
 
-    def not_expr(self, m: Meta, c: list[Any]) -> t.Expr:
+    def negation(self, m: Meta, c: list[Any]) -> t.Expr:
         return self.bounded(t.Not(span_of(m), c[0]), c[0])  # type: ignore[no-any-return]
 
     def conditional(self, m: Meta, c: list[Any]) -> t.Expr:
