@@ -157,6 +157,10 @@ def _numbers(module: ir.Module) -> Iterator[str]:
     yield macros.line(f"{dev}_LINES", f"{len(module.lines)}u", "number of output lines")
     for number, line in enumerate(module.lines):
         yield macros.line(f"{dev}_LINE_{_upper(line.name)}", f"{number}u", line.doc)
+    for p in module.params:
+        if p.slot is not None:
+            value = _number(p.default) if p.default >= 0 else f"((uint64_t)INT64_C({p.default}))"
+            yield macros.line(f"{dev}_{_upper(p.name)}_DEFAULT", value, "of a parameter of init")
     for region in module.regions:
         name = f"{dev}_{_upper(region.name)}"
         yield macros.line(f"{name}_BASE", *_base(module, region))

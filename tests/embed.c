@@ -31,7 +31,7 @@ int main(void)
     uint32_t i;
 
     memset(&a, 0xff, sizeof a);
-    ticker_init(&a, 0, 3579545, (uint64_t)-5);
+    ticker_init(&a, 0, TICKER_HZ_DEFAULT, TICKER_TRIM_DEFAULT);
     CHECK(ticker_ports_read(&a, SECOND, count, TICKER_PORTS_COUNT_WIDTH) == 3579545);
     CHECK(ticker_ports_read(&a, SECOND, count, 1) == (3579545 & 0xff));
     CHECK(ticker_ports_peek(&a, SECOND, TICKER_PORTS_FLIP_OFFSET, 1) == 0x55);

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from devc.compiler import c_header, emit, ir
+from devc.compiler.driver import load
 from devc.compiler.emit import EmitError
 from devc.compiler.ir import SECOND
 
@@ -57,6 +58,20 @@ def test_a_c_program_drives_the_device_with_header_and_library_alone(tmp_path: P
     device.ports_read(device.state, 61 * SECOND, 0, 4)
     want = [device.ports_read(device.state, 61 * SECOND, offset, 4) for offset in range(18)]
     assert answers.split() == [f"{offset}:{value}" for offset, value in enumerate(want)]
+
+
+@needs_cc
+def test_the_embedding_example_counts_the_pits_interrupts(tmp_path: Path) -> None:
+    modules = [load(name, None).reference_module() for name in ("i8254", "acpi_pm")]
+    libraries = [emit.emit(module, {"header", "lib"}, tmp_path)["lib"] for module in modules]
+    source = Path(__file__).parents[1] / "examples" / "embed_pit.c"
+    program = tmp_path / "embed_pit"
+    rpath = f"-Wl,-rpath,{tmp_path}"
+    run(CC, "-std=c99", *WARNINGS, "-O2", f"-I{tmp_path}", source, *libraries, rpath, "-o", program)
+    interrupts, period = run(program).stdout.splitlines()
+    # Mode 2: OUT falls for the last of 11932 clocks (10.00003 ms), and rises at the reload.
+    assert interrupts == "99 interrupts in 1000 ms"
+    assert period in {f"the last period took {ticks} ticks of the PM timer" for ticks in (35795, 35796)}
 
 
 @needs_nm
