@@ -92,7 +92,8 @@ def random_call(rng: Random, module: ir.Module, now: int) -> Step:
     edge = rng.random() < 0.2
     offset = number(rng, ir.U32) if edge else rng.randrange(region.size + 8)
     width = number(rng, ir.U32) if edge else rng.choice((1, 2, 4, 8))
-    values = (number(rng, ir.U64),) if kind == "write" else ()
+    value = rng.randrange(256) if rng.random() < 0.7 else number(rng, ir.U64)
+    values = (value,) if kind == "write" else ()
     return kind, (region.name, now, offset, width, *values)
 
 

@@ -1,18 +1,23 @@
 """The reference and the native engine are one device: same answers, same bytes.
 
-Long mode: DEVC_LONG=1 drives 10**6 calls over random modules, and prints how many.
+Random modules, the sample device and every shipped one; random calls of every
+kind, time steps, saves, and restores of whole and of damaged images.
+
+Long mode: DEVC_LONG=1 drives 10**6 calls over random modules and 10**6 over
+each shipped device, and prints how many.
 """
 
 from __future__ import annotations
 
 import os
+from functools import cache
 from random import Random
 
 import pytest
-from devc.compiler import image, ir
+from devc.compiler import ir
+from devc.compiler.driver import DEVICES, load
 from devc.compiler.verify import verify
-from devc.runtime.instance import Instance, ParameterError, ReferenceInstance, SlotError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from . import ir_random
@@ -20,218 +25,96 @@ from .engine_pair import Compiled, Pair, drive
 from .ir_samples import ticker
 
 LONG = bool(int(os.environ.get("DEVC_LONG", "0")))
-MODULES, CALLS = (2000, 500) if LONG else (24, 150)
+MODULES, CALLS = (1000, 1000) if LONG else (24, 150)
+RUNS, RUN = (2000, 500) if LONG else (10, 500)
+"""Of each device: runs with parameters of their own, and the calls of one."""
 
-TICKER = Compiled(ticker())
-NOW = st.integers(0, 2**64 - 1)
-PLACE = st.one_of(st.integers(0, 20), st.integers(0, 2**32 - 1))
-CALL = st.one_of(
-    st.tuples(st.just("read"), st.integers(0, 10**12), PLACE, st.integers(0, 9)),
-    st.tuples(st.just("write"), st.integers(0, 10**12), PLACE, st.integers(0, 9), st.integers(0, 2**64 - 1)),
-    st.tuples(st.just("peek"), NOW, PLACE, st.integers(0, 9)),
-    st.tuples(st.sampled_from(("settle", "levels", "next", "commit", "reset", "resume", "save")), NOW),
-)
+SHIPPED = sorted(path.stem for path in DEVICES.glob("*.dev"))
+
+
+@cache
+def compiled(name: str) -> Compiled:
+    return Compiled(ticker() if name == "ticker" else load(name).reference_module())
 
 
 def random_params(rng: Random, module: ir.Module) -> dict[str, int]:
     return {p.name: ir_random.number(rng, p.type) for p in module.params if rng.random() < 0.5}
 
 
-def run(seed: int) -> None:
+def run(code: Compiled, rng: Random, calls: int) -> int:
+    now = rng.randrange(10**10)
+    drive(code.pair(now, **random_params(rng, code.module)), rng, calls, now)
+    return calls
+
+
+def run_random(seed: int) -> int:
     module = ir_random.make(seed)
     verify(module)
-    compiled, rng = Compiled(module), Random(seed)
-    now = rng.randrange(10**10)
-    drive(compiled.pair(now, **random_params(rng, module)), rng, CALLS, now)
+    return run(Compiled(module), Random(seed), CALLS)
 
 
 @pytest.mark.skipif(LONG, reason="the long mode runs these and more")
 @pytest.mark.parametrize("seed", range(MODULES))
 def test_engines_agree_byte_for_byte_on_a_random_module(seed: int) -> None:
-    run(seed)
+    run_random(seed)
 
 
 @pytest.mark.skipif(not LONG, reason="long mode only: set DEVC_LONG=1")
-def test_engines_agree_over_a_million_calls(capsys: pytest.CaptureFixture[str]) -> None:
-    for seed in range(MODULES):
-        run(seed)
+def test_engines_agree_over_a_million_calls_of_random_modules(capsys: pytest.CaptureFixture[str]) -> None:
+    calls = sum(run_random(seed) for seed in range(MODULES))
     with capsys.disabled():
-        print(f"\n{MODULES * CALLS} calls on {MODULES} random modules, no difference")
+        print(f"\n{calls} calls on {MODULES} random modules, no difference")
 
 
-@given(start=st.integers(0, 10**12), hz=st.integers(1, 10**9), calls=st.lists(CALL, max_size=30))
-@settings(max_examples=60, deadline=None)
-def test_engines_agree_on_any_order_of_calls(start: int, hz: int, calls: list[tuple[object, ...]]) -> None:
-    pair = TICKER.pair(start, hz=hz)
-    for name, now, *rest in calls:
-        region = ("ports",) if rest else ()
-        pair.call(str(name), *region, now, *rest)
+@pytest.mark.parametrize("name", ["ticker", *SHIPPED])
+def test_engines_agree_byte_for_byte_on_a_device(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    verify(compiled(name).module)
+    calls = sum(run(compiled(name), Random(seed), RUN) for seed in range(RUNS))
+    if LONG:
+        with capsys.disabled():
+            print(f"\n{calls} calls of {name}, no difference")
 
 
-# --- instances, each test on both engines --------------------------------------
+# --- programs that hypothesis makes, and makes small when they fail -------------
 
-
-@pytest.fixture(params=["reference", "native"])
-def device(request: pytest.FixtureRequest) -> Instance:
-    found: Instance = getattr(TICKER.pair(1000), request.param)
-    return found
-
-
-def fresh(device: Instance, now: int = 1000, **params: int) -> Instance:
-    pair = TICKER.pair(now, **params)
-    return pair.reference if isinstance(device, ReferenceInstance) else pair.native
-
-
-def test_a_peek_returns_what_a_read_would_and_changes_nothing(device: Instance) -> None:
-    before = device.state
-    peeked = device.peek("ports", 2000, 4, 1)
-    assert device.state == before
-    assert device.read("ports", 2000, 4, 1) == peeked
-    assert device.peek("ports", 2000, 4, 1) != peeked
-
-
-def test_a_saved_state_restores_into_another_instance(device: Instance) -> None:
-    device.write("ports", 5000, 8, 2, 77)
-    device.read("ports", 5000, 4, 1)
-    image_ = device.save(6000)
-    other = fresh(device)
-    other.restore(6000, image_)
-    assert other.save(6000) == image_
-    assert other.get("cells", 0, 0) == 77
-    assert other.read("ports", 6000, 4, 1) == device.read("ports", 6000, 4, 1)
-
-
-def put(image_: bytes, at: int, data: bytes) -> bytes:
-    return image_[:at] + data + image_[at + len(data) :]
-
-
-def place(name: str, element: int = 0) -> int:
-    """Where a slot's element is in an image of the ticker."""
-    at = image.HEAD.size
-    for slot in image.saved(TICKER.module):
-        count = len(list(ir.elements(slot)))
-        if slot.name == name:
-            return at + element * slot.size
-        at += count * slot.size
-    raise KeyError(name)
-
-
-REFUSED = {
-    "shorter": (1, "bytes, this one has", lambda i: i[:-1]),
-    "empty": (1, "this one has 0", lambda i: b""),
-    "longer": (1, "bytes, this one has", lambda i: i + b"\0"),
-    "magic": (2, "not a saved device", lambda i: put(i, 0, b"x")),
-    "format": (3, "image format 2", lambda i: put(i, 8, b"\2")),
-    "version": (4, "saved by version 9 of ticker", lambda i: put(i, 12, b"\x09")),
-    "layout": (4, "another layout", lambda i: put(i, 16, bytes([i[16] ^ 1]))),
-    "parameter": (5, "hz = 1, this instance has 3579545", lambda i: put(i, place("hz"), b"\1\0\0\0")),
-    "value": (6, "flip = 2 in the image is outside 0..1", lambda i: put(i, place("flip"), b"\2")),
-    "element": (
-        6,
-        r"cells\[1\]\[2\] = 1000 .* outside 0..999",
-        lambda i: put(i, place("cells", 5), b"\xe8\3"),
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+PAUSE = st.one_of(st.integers(0, 2000), st.integers(0, 10**8), U64)
+OFFSET, WIDTH = st.one_of(st.integers(0, 15), U32), st.one_of(st.sampled_from((1, 2, 4, 8)), U32)
+VALUE = st.one_of(st.integers(0, 255), U64)
+STEP = st.one_of(
+    st.tuples(st.just("read"), PAUSE, st.integers(0, 3), OFFSET, WIDTH),
+    st.tuples(st.just("write"), PAUSE, st.integers(0, 3), OFFSET, WIDTH, VALUE),
+    st.tuples(st.just("peek"), PAUSE, st.integers(0, 3), OFFSET, WIDTH),
+    st.tuples(
+        st.sampled_from(("settle", "levels", "next", "commit", "reset", "resume", "save", "restore")), PAUSE
     ),
-    "signed": (6, "bias = -1001 .* outside -1000..1000", lambda i: put(i, place("bias"), b"\x17\xfc")),
-}
-
-
-@pytest.mark.parametrize(("code", "message", "damage"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_damaged_image_is_refused_by_name_and_changes_nothing(
-    device: Instance, code: int, message: str, damage
-) -> None:
-    image_ = device.save(2000)
-    device.write("ports", 3000, 8, 2, 5)
-    before = device.state
-    with pytest.raises(image.ImageError, match=message) as caught:
-        device.restore(4000, damage(image_))
-    assert caught.value.code == code
-    assert device.state == before
-
-
-def test_an_image_is_little_endian_behind_its_head(device: Instance) -> None:
-    saved = device.save(0x0102030405060708)
-    assert saved[:16] == b"devc-dev" + b"\1\0\0\0" + b"\3\0\0\0"
-    assert saved[24:32] == bytes((8, 7, 6, 5, 4, 3, 2, 1))
-    assert saved[32:37] == (3_579_545).to_bytes(4, "little") + (-5).to_bytes(1, "little", signed=True)
-    assert len(saved) == image.image_size(TICKER.module)
-
-
-def test_the_layout_hash_covers_what_is_saved_and_nothing_else() -> None:
-    module = ticker()
-    assert image.layout_text(module).startswith("ticker 3\nhz 4 - 1 1000000000\ntrim 1 - -100 100\n")
-    assert "cells 2 2x3 0 999\n" in image.layout_text(module)
-    assert "event" not in image.layout_text(module)
-    assert image.layout_hash(module) != image.layout_hash(ticker(version=4))
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"hz": 0}, "hz = 0 is not an integer in 1..1000000000"),
-        ({"trim": -101}, "trim = -101 is not an integer in -100..100"),
-        ({"hz": "fast"}, "hz = 'fast' is not an integer in"),
-        ({"speed": 1}, "no parameter speed; it has: hz, base, trim"),
-    ],
 )
-def test_a_bad_parameter_is_refused_with_what_is_allowed(device: Instance, params, message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
-        fresh(device, **params)
 
 
-def test_parameters_are_stored_and_kept_over_a_reset(device: Instance) -> None:
-    made = fresh(device, hz=123, trim=-100)
-    made.reset(5)
-    assert (made.get("hz"), made.get("trim"), made.params["base"]) == (123, -100, 0x600)
+def play(pair: Pair, now: int, program: list[tuple[str, int, *tuple[int, ...]]]) -> None:
+    regions = pair.reference.module.regions
+    for kind, pause, *rest in program:
+        now = min(now + pause, ir.NEVER)
+        if kind == "restore":
+            pair.call("restore", now, pair.call("save", now))
+        elif rest:
+            pair.call(kind, regions[rest[0] % len(regions)].name, now, *rest[1:])
+        else:
+            pair.call(kind, now)
 
 
-def test_slots_are_read_and_set_by_name_and_index(device: Instance) -> None:
-    device.set("cells", 999, 1, 2)
-    device.set("bias", -1000)
-    assert (device.get("cells", 1, 2), device.get("cells", 1, 1), device.get("bias")) == (999, 5, -1000)
-    assert device.read("ports", 1000, 13, 2) == 999
-
-
-@pytest.mark.parametrize(
-    ("slot", "value", "index", "message"),
-    [
-        ("cells", 1000, (0, 0), "cells = 1000 is outside 0..999"),
-        ("bias", -1001, (), "bias = -1001 is outside -1000..1000"),
-        ("cells", 1, (2, 0), r"cells is cells\[0..1\]\[0..2\]"),
-        ("cells", 1, (0, -1), r"cells is cells\[0..1\]\[0..2\]"),
-        ("cells", 1, (), r"cells is cells\[0..1\]\[0..2\]"),
-        ("nothing", 1, (), "no slot nothing; it has: deadline"),
-        ("hz", 5, (), "hz is a parameter"),
-    ],
-)
-def test_a_set_out_of_range_is_refused_and_changes_nothing(
-    device: Instance, slot: str, value: int, index: tuple[int, ...], message: str
+@pytest.mark.parametrize("name", ["ticker", *SHIPPED])
+@given(start=st.integers(0, 10**12), program=st.lists(STEP, max_size=40))
+@example(start=2**64 - 2, program=[("settle", 1), ("read", 0, 0, 0, 4), ("restore", 5)])
+@settings(max_examples=300 if LONG else 60, deadline=None)
+def test_engines_agree_on_any_program(
+    name: str, start: int, program: list[tuple[str, int, *tuple[int, ...]]]
 ) -> None:
-    before = device.state
-    with pytest.raises(SlotError, match=message):
-        device.set(slot, value, *index)
-    assert device.state == before
-
-
-def test_offsets_widths_and_values_are_masked_as_a_c_caller_passes_them(device: Instance) -> None:
-    device.write("ports", 1000, 2**32 + 8, 2**32 + 2, 2**64 + 42)
-    assert device.get("cells", 0, 0) == 42
-    assert device.read("ports", 1000, -(2**32) + 8, 2) == 42
-
-
-def test_attention_is_taken_and_cleared(device: Instance) -> None:
-    assert device.attention == ir.ATTENTION_LINES | ir.ATTENTION_DEADLINE
-    device.attention = 0
-    assert (device.attention, device.watch, device.leave) == (0, 0, 0)
-    assert device.deadline == device.next(1000)
-    assert device.lines == device.levels(1000)
-
-
-def test_a_native_state_begins_on_a_cache_line() -> None:
-    assert TICKER.pair(0).native.address % 64 == 0
+    play(compiled(name).pair(start), start, program)
 
 
 def test_a_difference_between_the_engines_is_reported_with_the_slot() -> None:
-    pair = TICKER.pair(0)
+    pair = compiled("ticker").pair(0)
     pair.native.set("cells", 7, 1, 0)
     with pytest.raises(AssertionError, match=r"cells\[1, 0\]: 5 or natively 7"):
         Pair(pair.reference, pair.native)
