@@ -20,6 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO
 
+from ..dsl.diagnostics import DeviceFileError
 from ..runtime.hosts import board as boards
 from ..runtime.hosts.memory import Memory
 from ..runtime.hosts.qtest import Qtest
@@ -328,7 +329,7 @@ def qtest(arguments: Sequence[str]) -> int:
         return 0
     except BrokenPipeError:
         return 0
-    except (OptionError, boards.BoardError, ChannelError, MachineError) as error:
+    except (OptionError, boards.BoardError, ChannelError, MachineError, DeviceFileError) as error:
         _note(str(error))
         return 1
     return 0

@@ -171,19 +171,27 @@ class _Comparison:
         self.low: dict[int, _Low] = {}
         self.modes: list[tuple[int, str]] = []  # of channel 0 during each operation
         self.optional: set[int] = set()  # operations whose edges may differ
+        self.mode_left = 3  # of channel 0, before its present mode
 
     def run(self) -> Iterator[Difference]:
         channel0 = self.programming.channels[0]
         for at, operation in enumerate(self.trace.operations):
-            before = channel0.mode
             if operation.kind == "write":
-                self.programming.write(operation)
-                if operation.address in (CONTROL, CHANNELS[0]) and 2 in (before, channel0.mode):
-                    self.optional.add(at)
+                self._write(at, operation, channel0)
             self.modes.append((channel0.mode, channel0.circumstances))
             if operation.kind == "read":
                 yield from self._read(at, operation, self.answers.values[at])
         yield from self._edges()
+
+    def _write(self, at: int, operation: Operation, channel0: Channel) -> None:
+        """Follow a write; channel 0 is being programmed from its control word to its count."""
+        mode, unloaded = channel0.mode, channel0.count is None
+        self.programming.write(operation)
+        if operation.address == CONTROL and channel0.count is None and not unloaded:
+            self.mode_left = mode
+        programming = operation.address in (CONTROL, CHANNELS[0]) and (unloaded or channel0.count is None)
+        if programming and 2 in (self.mode_left, channel0.mode):
+            self.optional.add(at)
 
     # --- values ---
 
