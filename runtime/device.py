@@ -98,8 +98,7 @@ class Device:
     def absorb(self, outcome: Outcome, now: int) -> None:
         """Take in what Python did to the state; `attend` must follow."""
         if outcome.wrote:
-            self.instance.resume(now)
-            self._lines_stale = True
+            self.instance.commit(now)
         self._watch |= outcome.watch
 
     def settle(self, now: int) -> None:

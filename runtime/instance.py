@@ -65,7 +65,12 @@ def parameters(module: Module, given: Mapping[str, int]) -> dict[str, int]:
 
 
 class Instance(ABC):
-    """A device's state and the functions over it. `now` is virtual time in ns."""
+    """A device's state and the functions over it. `now` is virtual time in ns.
+
+    `address` is where the state struct lies, its header in sight of a native loop.
+    """
+
+    address: int
 
     def __init__(self, module: Module, memory: memoryview, params: Mapping[str, int]) -> None:
         """`memory`: the state struct's bytes. `params`: as `parameters` gives them."""
@@ -219,6 +224,7 @@ class ReferenceInstance(Instance):
         """ParameterError for parameters that the device does not have or allow."""
         program = module if isinstance(module, Reference) else reference(module)
         self._bytes = bytearray(program.module.size)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._bytes))
         super().__init__(program.module, memoryview(self._bytes), parameters(program.module, params))
         self.program = program
         functions = program.bind(self._bytes)

@@ -1,0 +1,206 @@
+"""A machine's devices behind a host's native loop: the VMM in small.
+
+The dispatcher serves compiled handlers without entering Python; what it hands
+back (edges of lines, Python handlers, the host's own ports) goes to the
+machine. `Vmm` keeps the two address maps alike, and turns lines into
+interrupts and two ports into a console and a way out.
+
+Non-goals: interrupt controllers, more than one vCPU, firmware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..compiler.ir import NEVER
+from .bus import CLOCK_FIXED, CLOCK_RUNNING, Access, Outcome
+from .clock import HostClock
+from .device import Device, RegionTarget
+from .dispatch import Dispatcher
+from .hosts import DEFAULT_MEMORY, Exit, Host, pick
+from .instance import NativeInstance
+from .machine import Machine
+from .windows import Window
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterCount:
+    """Exits to one register: served natively (light), and by Python (heavy)."""
+
+    device: str
+    register: str
+    access: str  # "read" or "write"
+    light: int
+    heavy: int
+
+
+class Vmm:
+    """A guest on a host, its devices on a machine.
+
+    `host`: "kvm", "unicorn", or None for the best that works here. Use as a
+    context manager, or `close` it (which leaves the machine usable).
+    """
+
+    def __init__(self, machine: Machine, host: str | None = None, memory: int = DEFAULT_MEMORY) -> None:
+        """Raises HostError if the host does not work here."""
+        self.machine = machine
+        kind, self.why = pick(host)
+        self.dispatcher = Dispatcher()
+        self._handles: dict[int, Window] = {}
+        self._devices: dict[int, Device] = {}
+        self._synchronise_clock()
+        for device in machine.devices.values():
+            self._watch(device)
+        for window in machine.windows():
+            self._map(window)
+        self.dispatcher.attend = self._attend
+        machine.moved.append(self._moved)
+        self.host: Host = kind(self.dispatcher, memory)
+
+    # --- the address map ---------------------------------------------------------
+
+    def _watch(self, device: Device) -> None:
+        """Let the loop see the device's deadline, and settle it where compiled code can."""
+        instance = device.instance
+        if isinstance(instance, NativeInstance):
+            settle = instance.code.symbol(f"{device.module.name}_settle")
+        else:
+            settle = 0
+        number = self.dispatcher.add_device(self._state(device), settle)
+        self._devices[number] = device
+
+    @staticmethod
+    def _state(device: Device) -> int:
+        return device.instance.address
+
+    def _map(self, window: Window) -> None:
+        if window.base is None:
+            return
+        target = window.target
+        addresses, python, split = (0, 0, 0), True, False
+        if isinstance(target, RegionTarget):
+            device, region = target.device, target.region
+            split = region.split
+            state = self._state(device)
+            addresses = (0, 0, state)
+            if isinstance(device.instance, NativeInstance):
+                symbol = device.instance.code.symbol
+                prefix = f"{device.module.name}_{region.name}"
+                addresses, python = (symbol(f"{prefix}_read"), symbol(f"{prefix}_write"), state), False
+        handle = self.dispatcher.add_region(
+            window.space, window.base, window.size, *addresses, split, python=python, name=window.label
+        )
+        self._handles[handle] = window
+
+    def _moved(self, window: Window) -> None:
+        """The machine moved a window: so does the loop's."""
+        for handle, known in self._handles.items():
+            if known is window:
+                if window.base is not None:
+                    self.dispatcher.move(handle, window.base)
+                else:
+                    self.dispatcher.remove(handle)
+                    del self._handles[handle]
+                return
+        self._map(window)
+
+    # --- time ----------------------------------------------------------------------
+
+    def _synchronise_clock(self) -> None:
+        """The loop reads virtual time by itself, as the machine's clock has it."""
+        clock, block = self.machine.clock, self.dispatcher.clock
+        if isinstance(clock, HostClock) and clock.running:
+            block.mode, block.base = CLOCK_RUNNING, clock.offset & NEVER
+        else:
+            block.mode, block.base = CLOCK_FIXED, clock.now
+
+    # --- what the loop hands back ------------------------------------------------------
+
+    def _attend(self, access: Access) -> None:
+        if access.outcome == Outcome.HEAVY and access.entry:
+            target = self._handles[access.entry].target
+            if access.write:
+                target.write(access.offset, access.piece, access.piece_value, access.now)
+                access.answer()
+            else:
+                access.answer(target.read(access.offset, access.piece, access.now))
+            return
+        device = self._devices[access.device]
+        if access.outcome == Outcome.HEAVY:
+            device.settle(access.now)
+        self.machine.attend(device, access.now)
+
+    # --- the outside --------------------------------------------------------------------
+
+    def interrupt(self, line: str, vector: int) -> None:
+        """Each rising edge of "device.line" is an interrupt with this vector."""
+
+        def sink(level: int, now: int) -> None:
+            if level:
+                self.host.inject(vector)
+
+        self.machine.wire(line, sink)
+
+    def console(self, write: Callable[[bytes], object], port: int = 0xE9) -> None:
+        """Bytes written to a port go to a function (Bochs' debug console)."""
+        self._claim(port, lambda offset, width, value: write(bytes([value & 0xFF])))
+
+    def exit_port(self, port: int = 0xF4) -> list[int]:
+        """A write to a port stops the guest; the list receives the values."""
+        values: list[int] = []
+
+        def leave(offset: int, width: int, value: int) -> None:
+            values.append(value)
+            self.host.stop()
+
+        self._claim(port, leave)
+        return values
+
+    def _claim(self, port: int, write: Callable[[int, int, int], object]) -> None:
+        self._map(self.machine.claim(f"port {port:#x}", "io", port, 1, write=write))
+
+    def run(self, until: int = NEVER) -> Exit:
+        """Run the guest; see `Host.run`. The machine's clock goes on from where it is."""
+        self._synchronise_clock()
+        return self.host.run(until)
+
+    def counts(self) -> list[RegisterCount]:
+        """Exits by register, in the order of the address map."""
+        totals: dict[tuple[str, str, str], list[int]] = {}
+        for handle, window in self._handles.items():
+            target = window.target
+            for offset, counters in enumerate(self.dispatcher.stats(handle)):
+                if isinstance(target, RegionTarget):
+                    name = (target.device.name, target.register_at(offset))
+                else:
+                    name = ("host", window.label)
+                for access, light, heavy in (
+                    ("read", counters.light_reads, counters.heavy_reads),
+                    ("write", counters.light_writes, counters.heavy_writes),
+                ):
+                    if light or heavy:
+                        total = totals.setdefault((*name, access), [0, 0])
+                        total[0] += light
+                        total[1] += heavy
+        return [RegisterCount(*key, *total) for key, total in totals.items()]
+
+    def close(self) -> None:
+        if self._moved in self.machine.moved:
+            self.machine.moved.remove(self._moved)
+        self.host.close()
+
+    def __enter__(self) -> Vmm:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+__all__ = ["RegisterCount", "Vmm"]
