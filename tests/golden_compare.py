@@ -1,8 +1,9 @@
 """Our devices against the recorded answers of QEMU's.
 
-    python -m tests.golden_compare full pit            differences grouped by kind
+    python -m tests.golden_compare full pit            differences grouped by cause
     python -m tests.golden_compare common pit --all    each one, with its context
     python -m tests.golden_compare FILE.jsonl.gz ...   recordings kept elsewhere
+    ... --kinds                                        grouped by circumstances, too
     ... --engine reference                             on the reference engine
 
 Exit status 1 if anything differs beyond the allowances of golden/README.md.
@@ -56,6 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare our devices with recorded answers of QEMU's.")
     parser.add_argument("what", nargs="+", help="common or full, and devices; or files and folders")
     parser.add_argument("--all", action="store_true", help="print every difference with its context")
+    parser.add_argument("--kinds", action="store_true", help="group by circumstances, too")
     parser.add_argument("--engine", choices=get_args(Engine), default="native")
     options = parser.parse_args()
     every: list[tuple[Trace, Answers, Difference]] = []
@@ -69,7 +71,7 @@ def main() -> int:
         every += [(trace, answers, difference) for difference in found]
     if options.all:
         print("\n\n".join(explain(*each) for each in every))
-    print(grouped(every))
+    print(grouped(every, options.kinds))
     print(f"{count} operations compared, {len(every)} differences")
     return bool(every)
 

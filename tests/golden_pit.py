@@ -6,22 +6,26 @@ known what a read returned: a count's byte, or a status. It knows no counting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from .golden_report import Difference, match_edges
+from .golden_report import UNEXPLAINED, Difference, match_edges
 from .golden_traces import Answers, Edge, Operation, Trace
 
 CONTROL, PORT_B = 0x43, 0x61
 CHANNELS = (0x40, 0x41, 0x42)
 LSB, MSB, WORD = 1, 2, 3
-REFRESH, OUT2 = 0x10, 0x20
+CHECKS, REFRESH, OUT2 = 0x0C, 0x10, 0x20
 STATUS_OUT, STATUS_NULL = 0x80, 0x40
 
 
 @dataclass
 class Channel:
-    """One counter as programmed. `count` None: none since the control word."""
+    """One counter as programmed. `count` None: none since the control word.
+
+    `marks` are circumstances under which QEMU departs from the data sheet; they
+    stay until a control word undoes what they did.
+    """
 
     number: int
     access: int = WORD
@@ -34,7 +38,7 @@ class Channel:
     count_bytes: list[str] = field(default_factory=list)  # latched and not yet read
     status_at: int | None = None  # when a status was latched
     gate: bool = True
-    marks: set[str] = field(default_factory=set)
+    marks: set[str] = field(default_factory=lambda: {"no control word yet"})
 
     def command(self, value: int, t: int) -> None:
         access = value >> 4 & 3
@@ -42,10 +46,13 @@ class Channel:
             self.latch_count()
             return
         mode = value >> 1 & 7
+        held = bool(self.count_bytes) or self.status_at is not None
         self.access, self.mode, self.bcd = access, mode - 4 if mode > 5 else mode, bool(value & 1)
         self.count, self.first, self.high_next = None, None, False
         self.count_bytes, self.status_at = [], None
         self.marks = set() if self.gate else {"gate was low"}
+        if held:
+            self.marks.add("latched across a control word")
         if mode > 5:
             self.marks.add("mode 6 or 7")
 
@@ -121,6 +128,26 @@ class Channel:
             marks.add("BCD")
         return ", ".join([f"mode {self.mode}", *sorted(marks)])
 
+    def cause(self) -> str:
+        """Which of QEMU's departures is at work."""
+        return next((cause for cause, applies in CAUSES if applies(self)), UNEXPLAINED)
+
+
+CAUSES: tuple[tuple[str, Callable[[Channel], bool]], ...] = (
+    ("before the first control word: QEMU reads low bytes only", lambda c: "no control word yet" in c.marks),
+    ("a control word leaves latches held", lambda c: "latched across a control word" in c.marks),
+    ("latched in the middle of a two-byte read", lambda c: "latched in the middle of a read" in c.marks),
+    ("a control word does not stop the counter nor set OUT", lambda c: c.count is None),
+    ("modes 6 and 7 are not 2 and 3", lambda c: "mode 6 or 7" in c.marks),
+    ("modes 1 and 5 start without a trigger, and OUT is inverted", lambda c: c.mode in (1, 5)),
+    ("no BCD", lambda c: c.bcd),
+    ("GATE does not stop modes 0, 2, 3 and 4", lambda c: "gate was low" in c.marks),
+    ("a new count takes effect at once", lambda c: "rewritten" in c.marks),
+    ("mode 3 with an odd count", lambda c: "odd count" in c.marks),
+    ("mode 4: OUT is inverted", lambda c: c.mode == 4),
+)
+"""QEMU's departures from the data sheet and when they show, the first that applies."""
+
 
 class Programming:
     """All three channels and port 0x61's gate."""
@@ -169,7 +196,7 @@ class _Comparison:
         self.tick = -(-(10**9) // self.hz)
         self.programming = Programming()
         self.low: dict[int, _Low] = {}
-        self.modes: list[tuple[int, str]] = []  # of channel 0 during each operation
+        self.modes: list[tuple[int, str, str]] = []  # of channel 0: mode, circumstances, cause
         self.optional: set[int] = set()  # operations whose edges may differ
         self.mode_left = 3  # of channel 0, before its present mode
 
@@ -178,7 +205,7 @@ class _Comparison:
         for at, operation in enumerate(self.trace.operations):
             if operation.kind == "write":
                 self._write(at, operation, channel0)
-            self.modes.append((channel0.mode, channel0.circumstances))
+            self.modes.append((channel0.mode, channel0.circumstances, channel0.cause()))
             if operation.kind == "read":
                 yield from self._read(at, operation, self.answers.values[at])
         yield from self._edges()
@@ -201,7 +228,7 @@ class _Comparison:
             yield from self._port_b(at, operation.t, theirs, ours)
         elif operation.address == CONTROL:
             if theirs != ours:
-                yield Difference(at, "read of the control port", theirs, ours)
+                yield Difference(at, "read", theirs, ours, "the control port reads as 0")
         else:
             channel = self.programming.channels[operation.address - CHANNELS[0]]
             yield from self._channel(at, operation.t, channel, theirs, ours)
@@ -213,9 +240,10 @@ class _Comparison:
         if channel.mode == 2 or channel.near_edge(t, self.hz):
             differing &= ~OUT2
         if differing & OUT2:
-            yield Difference(at, f"port 0x61 OUT2: {channel.circumstances}", theirs, ours)
+            yield Difference(at, f"port 0x61 OUT2: {channel.circumstances}", theirs, ours, channel.cause())
         if differing & ~OUT2:
-            yield Difference(at, f"port 0x61 bits {differing & ~OUT2:#04x}", theirs, ours)
+            cause = "port 0x61 bits 2 and 3 are not kept" if not differing & ~OUT2 & ~CHECKS else UNEXPLAINED
+            yield Difference(at, f"port 0x61 bits {differing & ~OUT2:#04x}", theirs, ours, cause)
 
     def _channel(self, at: int, t: int, channel: Channel, theirs: int, ours: int) -> Iterator[Difference]:
         what, latched = channel.take()
@@ -235,7 +263,7 @@ class _Comparison:
         else:
             how += " low byte"
         if not self._same_count(channel, theirs, ours, how):
-            yield Difference(at, f"{how} count: {channel.circumstances}", theirs, ours)
+            yield Difference(at, f"{how} count: {channel.circumstances}", theirs, ours, channel.cause())
 
     def _status(self, at: int, channel: Channel, theirs: int, ours: int) -> Iterator[Difference]:
         differing = (theirs ^ ours) & ~STATUS_NULL
@@ -243,9 +271,10 @@ class _Comparison:
         if channel.mode == 2 or channel.near_edge(channel.status_at, self.hz):
             differing &= ~STATUS_OUT
         if differing & STATUS_OUT:
-            yield Difference(at, f"status OUT: {channel.circumstances}", theirs, ours)
+            yield Difference(at, f"status OUT: {channel.circumstances}", theirs, ours, channel.cause())
         if differing & ~STATUS_OUT:
-            yield Difference(at, f"status bits {differing & ~STATUS_OUT:#04x}", theirs, ours)
+            bits = f"status bits {differing & ~STATUS_OUT:#04x}"
+            yield Difference(at, f"{bits}: {channel.circumstances}", theirs, ours, channel.cause())
 
     def _same_count(self, channel: Channel, theirs: int, ours: int, how: str) -> bool:
         """Equal within a tick, on the circle of counts that the mode runs through."""
@@ -268,8 +297,8 @@ class _Comparison:
         theirs = self._relevant(_from_the_first_change(self.trace.edges, line, self.answers))
         ours = self._relevant([edge for edge in self.answers.edges if edge.line == line])
         for edge, side in match_edges(theirs, ours, self.tick, self._optional):
-            mode = self.modes[edge.at][1]
-            yield Difference.of_edge(edge, side, f": {mode}")
+            _, circumstances, cause = self.modes[edge.at]
+            yield Difference.of_edge(edge, side, f": {circumstances}", cause)
 
     def _optional(self, edge: Edge) -> bool:
         return edge.at in self.optional

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .golden_report import Difference, match_edges
+from .golden_report import UNEXPLAINED, Difference, match_edges
 from .golden_traces import Answers, Operation, Trace
 
 REGISTERS = {0: "status", 2: "enable", 4: "control (not the timer's)", 8: "timer"}
@@ -17,11 +17,21 @@ def _register(operation: Operation, base: int) -> str:
     return f"{REGISTERS[start]}{part}, {operation.width} bytes"
 
 
+def _cause(operation: Operation, base: int, ours: int) -> str:
+    offset, differing = operation.address - base, operation.answer ^ ours
+    if offset > 8 or (offset == 8 and operation.width < 4):
+        return "a part of the timer reads as its lowest bytes"
+    if 2 <= offset < 4 and not differing & 1:
+        return "the enable register keeps the bits of other events"
+    return UNEXPLAINED
+
+
 def _values(trace: Trace, answers: Answers) -> Iterator[Difference]:
     base = trace.meta["pmbase"]
     for at, (operation, ours) in enumerate(zip(trace.operations, answers.values, strict=True)):
         if operation.kind == "read" and operation.address >= base and operation.answer != ours:
-            yield Difference(at, f"read of {_register(operation, base)}", operation.answer, ours)
+            kind, cause = f"read of {_register(operation, base)}", _cause(operation, base, ours)
+            yield Difference(at, kind, operation.answer, ours, cause)
 
 
 def _edges(trace: Trace, answers: Answers) -> Iterator[Difference]:

@@ -8,24 +8,31 @@ from dataclasses import dataclass
 
 from .golden_traces import Answers, Edge, Trace
 
+UNEXPLAINED = "unexplained"
 CONTEXT = 8
 """Operations shown before a difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """At operation `at`: they said one thing, we another (None: nothing). `kind` groups."""
+    """At operation `at`: they said one thing, we another (None: nothing).
+
+    `kind` says what differs and under what circumstances; `cause` is why, as far
+    as it is known: what they or we do otherwise.
+    """
 
     at: int
     kind: str
     theirs: int | None
     ours: int | None
+    cause: str = UNEXPLAINED
 
     @classmethod
-    def of_edge(cls, edge: Edge, side: str, circumstances: str = "") -> Difference:
+    def of_edge(cls, edge: Edge, side: str, circumstances: str = "", cause: str = UNEXPLAINED) -> Difference:
         """An edge that only `side` has, "there" or "here"; its instant is the value."""
         kind = f"line {edge.line} {'rises' if edge.level else 'falls'} only {side}{circumstances}"
-        return cls(edge.at, kind, *((edge.t, None) if side == "there" else (None, edge.t)))
+        theirs, ours = (edge.t, None) if side == "there" else (None, edge.t)
+        return cls(edge.at, kind, theirs, ours, cause)
 
 
 def match_edges(
@@ -106,14 +113,31 @@ def _show_edge(edge: Edge) -> str:
     return f"line {edge.line} {'rises' if edge.level else 'falls'} at {edge.t}"
 
 
-def grouped(found: Iterable[tuple[Trace, Answers, Difference]]) -> str:
-    """Differences by kind, most frequent first, each with how many and where the first is."""
-    groups: dict[str, list[tuple[Trace, Answers, Difference]]] = defaultdict(list)
+Found = tuple[Trace, Answers, Difference]
+
+
+def _groups(found: Iterable[Found], key: Callable[[Difference], str]) -> list[tuple[str, list[Found]]]:
+    """By key, the largest group first."""
+    groups: dict[str, list[Found]] = defaultdict(list)
     for each in found:
-        groups[each[2].kind].append(each)
+        groups[key(each[2])].append(each)
+    return sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+
+
+def grouped(found: Iterable[Found], kinds: bool) -> str:
+    """Differences by cause, with how many and where the first is; and by kind if asked."""
     lines = []
-    for kind, members in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
-        trace, _, first = members[0]
-        where = f"{trace.name} operation {first.at}: they {_show(first.theirs)}, we {_show(first.ours)}"
-        lines.append(f"{len(members):6}  {kind}\n        first in {where}")
+    for cause, members in _groups(found, lambda difference: difference.cause):
+        lines.append(f"{len(members):6}  {cause}\n{_first(members)}")
+        if kinds:
+            for kind, same in _groups(members, lambda difference: difference.kind):
+                lines.append(f"          {len(same):6}  {kind}\n{_first(same, 10)}")
     return "\n".join(lines) if lines else "no difference"
+
+
+def _first(members: list[Found], indent: int = 0) -> str:
+    trace, _, first = members[0]
+    return (
+        f"{'':{indent}}        first in {trace.name} operation {first.at}: "
+        f"they {_show(first.theirs)}, we {_show(first.ours)}"
+    )
