@@ -99,6 +99,11 @@ def emit(
     return paths
 
 
+def object_code(module: ir.Module) -> bytes:
+    """The object file that `emit` would write for 'obj', for looking into it."""
+    return _Output(module, _target(None), 2).object
+
+
 def _target(cpu: str | None) -> jit.Target:
     if cpu is None:
         return jit.portable()

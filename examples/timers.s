@@ -97,10 +97,10 @@ start:
         outb    %al, $CONTROL
         movw    $TENTH, %ax
         outb    %al, $PIT2
-        movb    %ah, %al
-        outb    %al, $PIT2
-        call    read_pm
+        call    read_pm                 # the second byte starts the count
         movl    %eax, began
+        movb    $TENTH / 256, %al
+        outb    %al, $PIT2
 1:      inb     $PORT_B, %al
         testb   $0x20, %al
         jz      1b
@@ -122,13 +122,13 @@ start:
 
         movw    $0, ticks
         sti
-1:      hlt                             # start on a tick
-        cmpw    $1, ticks
+1:      hlt                             # the first may have waited for us; start on the second
+        cmpw    $2, ticks
         jb      1b
         call    read_pm
         movl    %eax, began
 1:      hlt
-        cmpw    $INTERRUPTS + 1, ticks
+        cmpw    $INTERRUPTS + 2, ticks
         jb      1b
         call    read_pm
         cli
@@ -138,7 +138,7 @@ start:
         andb    $0xfc, %al
         outb    %al, $PORT_B
         movzwl  ticks, %eax
-        decl    %eax
+        subl    $2, %eax
         movw    $say_ticks, %si
         call    print_number
         movl    sum, %eax

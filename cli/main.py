@@ -1,0 +1,154 @@
+"""The `devc` command: one module a subcommand, imported when it is called.
+
+Exit status: 0 done, 1 a device file was refused or a run failed, 2 a command
+line that makes no sense, 3 something this machine lacks, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .. import __version__
+
+FAILED, USAGE, MISSING, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="devc",
+    help="Compile device files to native trap handlers, and serve guests with them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Devices that come with devc go by name: i8254, acpi_pm. The manual is docs/language.md.",
+)
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Device files, or names of shipped devices.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"devc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command(epilog="Example: devc check mydevice.dev")
+def check(files: Files) -> None:
+    """Check device files: errors and warnings, each with its place and how to mend it."""
+    from .check import check as command
+
+    raise typer.Exit(command(files))
+
+
+@app.command(epilog="Examples: devc compile i8254 -o out    devc compile mydevice.dev --emit header,lib -o out")
+def compile(
+    files: Files,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the files go.")] = Path("out"),
+    emit: Annotated[
+        str,
+        typer.Option(metavar="KIND,...", help="header, obj, lib (shared library), ll (LLVM IR), asm."),
+    ] = "header,obj",
+    cpu: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it at run time
+        typer.Option(metavar="NAME", help="'native', or a CPU that LLVM knows. Default: runs on every machine."),
+    ] = None,
+) -> None:
+    """Compile device files to what an embedder needs: a C header, an object or library."""
+    from .compile import compile as command
+
+    raise typer.Exit(command(files, output, emit, cpu))
+
+
+@app.command(epilog="Example: devc report i8254 acpi_pm")
+def report(files: Files) -> None:
+    """Show each register's place and tier, and the size of state and code."""
+    from .report import report as command
+
+    raise typer.Exit(command(files))
+
+
+@app.command(epilog="Examples: devc run    devc run --host unicorn --wav tone.wav    devc run mine.s --device mydevice.dev")
+def run(
+    guest: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="[GUEST.s|GUEST.bin]", help="Assembly, or a flat image. Default: the timers' guest."),
+    ] = None,
+    host: Annotated[
+        Optional[str], typer.Option(metavar="NAME", help="kvm or unicorn. Default: the best that works here.")  # noqa: UP045
+    ] = None,
+    device: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="NAME[,PARAM=VALUE...]", help="A device to add; repeat. Default: i8254 and acpi_pm."),
+    ] = None,
+    wav: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Record the PC speaker into a WAV file.")  # noqa: UP045
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Stop the guest after this much of its time.")] = 30.0,
+    compare: Annotated[bool, typer.Option(help="Run it again with every handler in Python.")] = True,
+) -> None:
+    """Boot a guest whose timers are device files, and show what its exits cost.
+
+    The guest is loaded and started at 0x1000 in real mode; port 0xe9 prints a
+    character, port 0xf4 ends the run, IRQ 0 comes as interrupt 0x20.
+    """
+    from .run import run as command
+
+    raise typer.Exit(command(guest, host, device, wav, seconds, compare))
+
+
+@app.command(epilog="Examples: devc bench    devc bench --only pit --json bench.json")
+def bench(
+    json: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Write the results as JSON too.")  # noqa: UP045
+    ] = None,
+    only: Annotated[
+        Optional[str], typer.Option(metavar="TEXT", help="Only benchmarks whose name contains this.")  # noqa: UP045
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds: a look, not a measurement.")] = False,
+) -> None:
+    """Measure against hand-written C, Python and bare loops, as ratios in one run."""
+    from .bench import bench as command
+
+    raise typer.Exit(command(json, only, quick))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    epilog="Example: devc qtest -qtest stdio",
+)
+def qtest(context: typer.Context) -> None:
+    """Serve devices over QEMU's qtest protocol (options as QEMU's own; 'devc qtest -help')."""
+    from .qtest import qtest as command
+
+    raise typer.Exit(command(context.args))
+
+
+def main() -> None:
+    """The console script."""
+    from ..dsl.diagnostics import DeviceFileError
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except DeviceFileError as error:
+        print(error, file=sys.stderr)
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()
