@@ -18,8 +18,14 @@ def _register(operation: Operation, base: int) -> str:
     return f"{REGISTERS[start]}{part}, {operation.width} bytes"
 
 
-def _cause(operation: Operation, base: int, ours: int) -> str:
-    offset, differing = operation.address - base, operation.answer ^ ours
+TOGGLE = 1 << 23
+"""Ticks from one toggle of the 24-bit timer's top bit to the next."""
+
+
+def _cause(operation: Operation, trace: Trace, ours: int) -> str:
+    offset, differing = operation.address - trace.meta["pmbase"], operation.answer ^ ours
+    if offset < 2 and differing == 1 and operation.answer & 1 and _before_a_toggle(operation.t, trace):
+        return "TMR_STS is set a little before the counter's bit toggles"
     if offset > 8 or (offset == 8 and operation.width < 4):
         return "a part of the timer reads as its lowest bytes"
     if 2 <= offset < 4 and not differing & 1:
@@ -27,11 +33,17 @@ def _cause(operation: Operation, base: int, ours: int) -> str:
     return UNEXPLAINED
 
 
+def _before_a_toggle(t: int, trace: Trace) -> bool:
+    """Whether the top bit toggles within the next tick."""
+    ticks = t * trace.meta["hz"] // 10**9
+    return (ticks + 1) % TOGGLE == 0
+
+
 def _values(trace: Trace, answers: Answers) -> Iterator[Difference]:
     base = trace.meta["pmbase"]
     for at, (operation, ours) in enumerate(zip(trace.operations, answers.values, strict=True)):
         if operation.kind == "read" and operation.address >= base and operation.answer != ours:
-            kind, cause = f"read of {_register(operation, base)}", _cause(operation, base, ours)
+            kind, cause = f"read of {_register(operation, base)}", _cause(operation, trace, ours)
             yield Difference(at, kind, operation.answer, ours, cause)
 
 
