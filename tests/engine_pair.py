@@ -73,9 +73,9 @@ class Pair:
             return "ImageError", error.code, str(error)
 
 
-def later(rng: Random, now: int) -> int:
-    """The instant of the next call: usually soon, sometimes at the end of time."""
-    if rng.random() < 0.03:
+def later(rng: Random, now: int, wild: bool) -> int:
+    """The instant of the next call; `wild`: now and then anywhere, also back."""
+    if wild and rng.random() < 0.05:
         return number(rng, ir.U64)
     step = rng.choice((0, 1, rng.randrange(2000), rng.randrange(10**6), rng.randrange(10**10)))
     return min(now + step, 2**64 - 1)
@@ -99,8 +99,9 @@ def random_call(rng: Random, module: ir.Module, now: int) -> Step:
 
 def drive(pair: Pair, rng: Random, calls: int, now: int) -> None:
     """Random calls; every image saved is restored into both, sometimes damaged."""
+    wild = rng.random() < 0.3
     for _ in range(calls):
-        now = later(rng, now)
+        now = later(rng, now, wild)
         name, args = random_call(rng, pair.reference.module, now)
         answer = pair.call(name, *args)
         if name == "save":
