@@ -26,7 +26,9 @@ app = typer.Typer(
     epilog="Devices that come with devc go by name: i8254, acpi_pm. The manual is docs/language.md.",
 )
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Device files, or names of shipped devices.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Device files, or names of shipped devices.")
+]
 
 
 def _version(value: bool) -> None:
@@ -52,17 +54,23 @@ def check(files: Files) -> None:
     raise typer.Exit(command(files))
 
 
-@app.command(epilog="Examples: devc compile i8254 -o out    devc compile mydevice.dev --emit header,lib -o out")
+@app.command(
+    epilog="Examples: devc compile i8254 -o out    devc compile mydevice.dev --emit header,lib -o out"
+)
 def compile(
     files: Files,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the files go.")] = Path("out"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where the files go.")] = Path(
+        "out"
+    ),
     emit: Annotated[
         str,
         typer.Option(metavar="KIND,...", help="header, obj, lib (shared library), ll (LLVM IR), asm."),
     ] = "header,obj",
     cpu: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time
-        typer.Option(metavar="NAME", help="'native', or a CPU that LLVM knows. Default: runs on every machine."),
+        typer.Option(
+            metavar="NAME", help="'native', or a CPU that LLVM knows. Default: runs on every machine."
+        ),
     ] = None,
 ) -> None:
     """Compile device files to what an embedder needs: a C header, an object or library."""
@@ -79,18 +87,24 @@ def report(files: Files) -> None:
     raise typer.Exit(command(files))
 
 
-@app.command(epilog="Examples: devc run    devc run --host unicorn --wav tone.wav    devc run mine.s --device mydevice.dev")
+@app.command(
+    epilog="Examples: devc run    devc run --host unicorn --wav tone.wav    devc run mine.s --device mydevice.dev"
+)
 def run(
     guest: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(metavar="[GUEST.s|GUEST.bin]", help="Assembly, or a flat image. Default: the timers' guest."),
+        typer.Argument(
+            metavar="[GUEST.s|GUEST.bin]", help="Assembly, or a flat image. Default: the timers' guest."
+        ),
     ] = None,
     host: Annotated[
         Optional[str], typer.Option(metavar="NAME", help="kvm or unicorn. Default: the best that works here.")  # noqa: UP045
     ] = None,
     device: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="NAME[,PARAM=VALUE...]", help="A device to add; repeat. Default: i8254 and acpi_pm."),
+        typer.Option(
+            metavar="NAME[,PARAM=VALUE...]", help="A device to add; repeat. Default: i8254 and acpi_pm."
+        ),
     ] = None,
     wav: Annotated[
         Optional[Path], typer.Option(metavar="FILE", help="Record the PC speaker into a WAV file.")  # noqa: UP045

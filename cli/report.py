@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 from rich.console import Console
@@ -28,7 +29,9 @@ def report(files: list[Path]) -> int:
             print(error, end="\n\n", file=sys.stderr)
             status = 1
             continue
-        console.print(f"[bold]{module.name}[/bold]: {module.doc.splitlines()[0] if module.doc else ''}", highlight=False)
+        console.print(
+            f"[bold]{module.name}[/bold]: {module.doc.splitlines()[0] if module.doc else ''}", highlight=False
+        )
         console.print(registers(module))
         sizes = code_sizes(object_code(module))
         for name, value in weights(module, sizes):
@@ -64,7 +67,9 @@ def weights(module: ir.Module, sizes: dict[str, int]) -> list[tuple[str, str]]:
         found.append((f"  {region.name}", f"read {read}, write {write}"))
     found.append(("lines", ", ".join(line.name for line in module.lines) or "none"))
     for param in module.params:
-        found.append(("parameter", f"{param.name} = {param.default:#x} ({param.type.lo:#x}..{param.type.hi:#x})"))
+        found.append(
+            ("parameter", f"{param.name} = {param.default:#x} ({param.type.lo:#x}..{param.type.hi:#x})")
+        )
     for python in module.pythons:
         found.append(("python", f"{python.name} ({python.kind}, {python.file}): {python.why}"))
     return found
@@ -72,7 +77,9 @@ def weights(module: ir.Module, sizes: dict[str, int]) -> list[tuple[str, str]]:
 
 def code_sizes(image: bytes) -> dict[str, int]:
     """Bytes of each function in an object file."""
-    symbols = ELFFile(io.BytesIO(image)).get_section_by_name(".symtab")  # type: ignore[no-untyped-call]
+    symbols: Any = ELFFile(io.BytesIO(image)).get_section_by_name(".symtab")
     return {
-        s.name: s["st_size"] for s in symbols.iter_symbols() if s["st_info"]["type"] == "STT_FUNC" and s["st_size"]
+        s.name: s["st_size"]
+        for s in symbols.iter_symbols()
+        if s["st_info"]["type"] == "STT_FUNC" and s["st_size"]
     }

@@ -62,7 +62,12 @@ class Measured:
 
 
 def run(
-    guest: Path | None, host: str | None, devices: list[str] | None, wav: Path | None, seconds: float, compare: bool
+    guest: Path | None,
+    host: str | None,
+    devices: list[str] | None,
+    wav: Path | None,
+    seconds: float,
+    compare: bool,
 ) -> int:
     """0 if the guest ended by itself; else why not, on stderr."""
     try:
@@ -98,7 +103,13 @@ def load_guest(path: Path) -> bytes:
 
 
 def boot(
-    image: bytes, host: str | None, devices: list[str], wav: Path | None, seconds: float, engine: Engine, echo: bool
+    image: bytes,
+    host: str | None,
+    devices: list[str],
+    wav: Path | None,
+    seconds: float,
+    engine: Engine,
+    echo: bool,
 ) -> Measured:
     """Run the guest once, from the start."""
     machine = Machine(HostClock(), engine)
@@ -135,14 +146,18 @@ def add_devices(machine: Machine, devices: list[str], wav: Path | None) -> None:
             try:
                 params[key] = int(value, 0)
             except ValueError:
-                raise UsageError(f"'{setting}' is not PARAM=NUMBER{'' if equals else ', such as base=0x600'}") from None
+                raise UsageError(
+                    f"'{setting}' is not PARAM=NUMBER{'' if equals else ', such as base=0x600'}"
+                ) from None
         speaker = {"speaker": {"wav": str(wav)}} if wav is not None and Path(name).stem == "i8254" else None
-        machine.add(name, python=speaker, **params)
+        machine.add(name, None, python=speaker, **params)
 
 
 def show(native: Measured, *others: Measured) -> None:
     """The exits by register, native beside Python, and what one cost."""
-    table = Table(title=f"exits on {native.host} ({native.why})", title_justify="left", box=None, header_style="bold")
+    table = Table(
+        title=f"exits on {native.host} ({native.why})", title_justify="left", box=None, header_style="bold"
+    )
     table.add_column("register")
     table.add_column("access")
     for column in ("light", "heavy", *("all in Python" for _ in others)):
@@ -157,7 +172,9 @@ def show(native: Measured, *others: Measured) -> None:
     console.print()
     console.print(table)
     for label, run in (("native", native), *(("in Python", other) for other in others)):
-        console.print(f"  {label}: {run.exits:,} exits, {run.seconds:.3f} s with the guest's waits", highlight=False)
+        console.print(
+            f"  {label}: {run.exits:,} exits, {run.seconds:.3f} s with the guest's waits", highlight=False
+        )
 
 
 @dataclass(frozen=True)
@@ -224,12 +241,20 @@ class _Reader:
 def show_costs(prices: list[Price]) -> None:
     if not prices:
         return
-    table = Table(title="ns an exit, medians side by side", title_justify="left", box=None, header_style="bold")
+    table = Table(
+        title="ns an exit, medians side by side", title_justify="left", box=None, header_style="bold"
+    )
     table.add_column("a read of")
     for column in ("native", "in Python", "ratio", "empty port"):
         table.add_column(column, justify="right")
     for p in prices:
-        table.add_row(p.register, f"{p.native:,.0f}", f"{p.python:,.0f}", f"{p.python / p.native:.1f}", f"{p.empty:,.0f}")
+        table.add_row(
+            p.register,
+            f"{p.native:,.0f}",
+            f"{p.python:,.0f}",
+            f"{p.python / p.native:.1f}",
+            f"{p.empty:,.0f}",
+        )
     console = Console()
     console.print()
     console.print(table)

@@ -15,9 +15,11 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import NOWHERE, Diagnostic, Diagnostics, Reject, Source
 from . import arithmetic as a
 from . import ir, timing
+from .analysis import Analysis
 from .blocks import Blocks
 from .branches import Branches
 from .declare import Declarations
+from .decode import DECODERS
 from .expressions import Expressions
 from .layout import SlotSpec, lay_out
 from .python_parts import PythonParts
@@ -98,6 +100,7 @@ class Unit:
         self.pythons = PythonParts(self)
         self.declarations = Declarations(self)
         self._sensitive: frozenset[str] = frozenset()
+        self._analysis = Analysis(self.functions)
 
     # --- the file ----------------------------------------------------------------
 
@@ -125,14 +128,15 @@ class Unit:
         self.settling.check_order()
         self.settling.build()
         self._sensitive = self.settling.sensitive()
-        decoders = self.windows.decoders()
-        for decoder, _ in decoders:
-            decoder.build()
+        claims = self.windows.claims()
+        for claim in claims:
+            for decoder in DECODERS:
+                decoder(self, claim.name, claim.tree, claim.layout).build()
         slots, size = lay_out(self.slots.values(), len(self.lines))
         self._reset()
         return ir.Module(
             device.name.text, device.doc, self.version, tuple(self.params), slots, size,
-            tuple(decoder.region(base) for decoder, base in decoders),
+            tuple(claim.region(self) for claim in claims),
             tuple(ir.Line(line.name, line.doc) for line in self.lines),
             tuple(self.pythons.parts), tuple(self.functions.values()),
         )  # fmt: skip
@@ -163,9 +167,10 @@ class Unit:
         body: list[ir.Stmt] | tuple[ir.Stmt, ...],
         line: int = 0,
         exported: bool = False,
+        rare: bool = False,
     ) -> None:
         assert name not in self.functions, name
-        self.functions[name] = ir.Function(name, parameters, result, tuple(body), exported, line)
+        self.functions[name] = ir.Function(name, parameters, result, tuple(body), exported, line, rare)
 
     def call(self, name: str, kind: ir.Range = ir.BOOL) -> ir.Call:
         return ir.Call(name, (), kind)
@@ -225,9 +230,8 @@ class Unit:
             proc.done = True
 
     def is_sensitive(self, function: str) -> bool:
-        from .analysis import Analysis
-
-        return bool(Analysis(self.functions).of(function).writes & self._sensitive)
+        """Whether a handler writes what lines, deadlines or other functions of `commit` depend on."""
+        return bool(self._analysis.of(function).writes & self._sensitive)
 
     def warn_unused(self, scope: Scope) -> None:
         for entity in scope.unused():

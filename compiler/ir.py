@@ -53,9 +53,11 @@ class Range:
     @property
     def fits(self) -> bool:
         """Whether every value has a 64-bit representation."""
-        return self.lo <= self.hi and (
-            self.hi < 2**63 if self.lo < 0 else self.hi < 2**64
-        ) and self.lo >= -(2**63)
+        return (
+            self.lo <= self.hi
+            and (self.hi < 2**63 if self.lo < 0 else self.hi < 2**64)
+            and self.lo >= -(2**63)
+        )
 
     def contains(self, other: Range) -> bool:
         return self.lo <= other.lo and other.hi <= self.hi
@@ -316,7 +318,8 @@ class Function:
     """`result` None: no value. A function with a result returns on every path.
 
     `exported` functions have external linkage as `<device>_<name>`; the rest
-    are internal. No recursion: a callee stands before its callers.
+    are internal. `rare`: no guest waits for it often, so a back end may prefer
+    small code to fast. No recursion: a callee stands before its callers.
     """
 
     name: str
@@ -325,6 +328,7 @@ class Function:
     body: Block
     exported: bool = False
     line: int = 0
+    rare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,12 +106,16 @@ class _Unit:
         return f"{alias}, !range {self.metadata.node(span)}", alias
 
     def reached(self, roots: Iterable[str]) -> set[str]:
-        """The roots and all that they call, but for `settle`, which is seldom due."""
+        """The roots and all that they call, but for what is rare."""
         found = set(roots)
         for name in reversed(self.functions):  # a callee stands before its callers
-            if name in found and name != SETTLE:
+            if name in found and not self.rare(name):
                 found |= self.calls.get(name, set())
-        return found - {SETTLE}
+        return {name for name in found if not self.rare(name)}
+
+    def rare(self, name: str) -> bool:
+        """Whether no guest waits for the function often."""
+        return name == SETTLE or self.functions[name].rare
 
     def notes(self, slot: ir.Slot) -> tuple[str, str]:
         return self._notes[slot.name]
@@ -185,8 +189,8 @@ class _Translator:
         if function.result is not None:
             result = _range_attribute(function, function.result) + _type(function, function.result)
         linkage = "dso_local " if function.exported else "internal "
-        # Called from the access functions' cold path, and large: never a part of them.
-        inline = "noinline " if function.name == SETTLE else ""
+        # Called from the access functions' cold paths, and large: never a part of them.
+        inline = "cold noinline " if self.unit.rare(function.name) else ""
         head = f'define {linkage}{result} @"{symbol(self.unit.module, function)}"({", ".join(params)})'
         return "\n".join((f"{head} {inline}{ATTRIBUTES} {{", "entry:", *self.w.lines, "}"))
 

@@ -129,10 +129,10 @@ _TEMPLATE = Template("""\
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 
-@"$dev.table" = internal unnamed_addr constant [$rows x $row] [ $table ], align 8
-@"$dev.head" = internal unnamed_addr constant [$fixed_size x i8] c"$fixed", align 8
+@"$dev..table" = internal unnamed_addr constant [$rows x $row] [ $table ], align 8
+@"$dev..head" = internal unnamed_addr constant [$fixed_size x i8] c"$fixed", align 8
 
-define internal i64 @"$dev.get"(ptr %at, i64 %size) $small {
+define internal i64 @"$dev..get"(ptr %at, i64 %size) $small {
   switch i64 %size, label %get8 [ i64 1, label %get1 i64 2, label %get2 i64 4, label %get4 ]
 get1:
   %v1 = load i8, ptr %at, align 1
@@ -151,7 +151,7 @@ get8:
   ret i64 %v8
 }
 
-define internal void @"$dev.put"(ptr %at, i64 %value, i64 %size) $small {
+define internal void @"$dev..put"(ptr %at, i64 %value, i64 %size) $small {
   switch i64 %size, label %put8 [ i64 1, label %put1 i64 2, label %put2 i64 4, label %put4 ]
 put1:
   %v1 = trunc i64 %value to i8
@@ -170,7 +170,7 @@ put8:
   ret void
 }
 
-define internal i64 @"$dev.take"(ptr %image, i64 %size) $small {
+define internal i64 @"$dev..take"(ptr %image, i64 %size) $small {
 entry:
   br label %next
 next:
@@ -188,7 +188,7 @@ end:
   ret i64 %more
 }
 
-define internal void @"$dev.give"(ptr %image, i64 %whole, i64 %size) $small {
+define internal void @"$dev..give"(ptr %image, i64 %whole, i64 %size) $small {
 entry:
   br label %next
 next:
@@ -206,7 +206,7 @@ end:
 }
 
 ; Walk the table. what: 0 save, 1 check, 2 store. The refusal code, or 0.
-define internal i32 @"$dev.walk"(ptr %s, ptr %image, i32 %what) $apart$small {
+define internal i32 @"$dev..walk"(ptr %s, ptr %image, i32 %what) $apart$small {
 entry:
   br label %run
 run:
@@ -216,13 +216,13 @@ run:
   %end = icmp eq i64 %r, $rows
   br i1 %end, label %done, label %row
 row:
-  %row.offset = getelementptr [$rows x $row], ptr @"$dev.table", i64 0, i64 %r, i32 0
-  %row.stride = getelementptr [$rows x $row], ptr @"$dev.table", i64 0, i64 %r, i32 1
-  %row.count = getelementptr [$rows x $row], ptr @"$dev.table", i64 0, i64 %r, i32 2
-  %row.size = getelementptr [$rows x $row], ptr @"$dev.table", i64 0, i64 %r, i32 3
-  %row.param = getelementptr [$rows x $row], ptr @"$dev.table", i64 0, i64 %r, i32 4
-  %row.lo = getelementptr [$rows x $row], ptr @"$dev.table", i64 0, i64 %r, i32 5
-  %row.span = getelementptr [$rows x $row], ptr @"$dev.table", i64 0, i64 %r, i32 6
+  %row.offset = getelementptr [$rows x $row], ptr @"$dev..table", i64 0, i64 %r, i32 0
+  %row.stride = getelementptr [$rows x $row], ptr @"$dev..table", i64 0, i64 %r, i32 1
+  %row.count = getelementptr [$rows x $row], ptr @"$dev..table", i64 0, i64 %r, i32 2
+  %row.size = getelementptr [$rows x $row], ptr @"$dev..table", i64 0, i64 %r, i32 3
+  %row.param = getelementptr [$rows x $row], ptr @"$dev..table", i64 0, i64 %r, i32 4
+  %row.lo = getelementptr [$rows x $row], ptr @"$dev..table", i64 0, i64 %r, i32 5
+  %row.span = getelementptr [$rows x $row], ptr @"$dev..table", i64 0, i64 %r, i32 6
   %offset = load i64, ptr %row.offset
   %stride = load i64, ptr %row.stride
   %count = load i64, ptr %row.count
@@ -244,18 +244,18 @@ element:
   %bytes = getelementptr i8, ptr %image, i64 %pos
   switch i32 %what, label %save [ i32 1, label %check i32 2, label %store ]
 save:
-  %saved = call i64 @"$dev.get"(ptr %slot, i64 %size)
-  call void @"$dev.give"(ptr %bytes, i64 %saved, i64 %size)
+  %saved = call i64 @"$dev..get"(ptr %slot, i64 %size)
+  call void @"$dev..give"(ptr %bytes, i64 %saved, i64 %size)
   br label %element.end
 store:
-  %stored = call i64 @"$dev.take"(ptr %bytes, i64 %size)
-  call void @"$dev.put"(ptr %slot, i64 %stored, i64 %size)
+  %stored = call i64 @"$dev..take"(ptr %bytes, i64 %size)
+  call void @"$dev..put"(ptr %slot, i64 %stored, i64 %size)
   br label %element.end
 check:
-  %value = call i64 @"$dev.take"(ptr %bytes, i64 %size)
+  %value = call i64 @"$dev..take"(ptr %bytes, i64 %size)
   br i1 %param, label %check.param, label %check.range
 check.param:
-  %own = call i64 @"$dev.get"(ptr %slot, i64 %size)
+  %own = call i64 @"$dev..get"(ptr %slot, i64 %size)
   %same = icmp eq i64 %own, %value
   br i1 %same, label %element.end, label %foreign
 foreign:
@@ -291,10 +291,10 @@ define dso_local void @"${dev}_init"($state, i64 %now$init_params) $small {
 
 define dso_local void @"${dev}_save"($state, i64 %now, ptr noalias noundef %image) $small {
   call void @"${dev}_settle"(ptr %s, i64 %now)
-  call void @llvm.memcpy.p0.p0.i64(ptr %image, ptr align 8 @"$dev.head", i64 $fixed_size, i1 false)
+  call void @llvm.memcpy.p0.p0.i64(ptr %image, ptr align 8 @"$dev..head", i64 $fixed_size, i1 false)
   %time = getelementptr i8, ptr %image, i64 $fixed_size
-  call void @"$dev.give"(ptr %time, i64 %now, i64 8)
-  %walked = call i32 @"$dev.walk"(ptr %s, ptr %image, i32 0)
+  call void @"$dev..give"(ptr %time, i64 %now, i64 8)
+  %walked = call i32 @"$dev..walk"(ptr %s, ptr %image, i32 0)
   ret void
 }
 
@@ -302,38 +302,38 @@ define dso_local i32 @"${dev}_restore"($state, i64 %now, ptr noalias noundef %im
   %whole = icmp eq i64 %length, $length
   br i1 %whole, label %magic, label %refuse1
 magic:
-  %magic.in = call i64 @"$dev.take"(ptr %image, i64 8)
-  %magic.own = call i64 @"$dev.take"(ptr @"$dev.head", i64 8)
+  %magic.in = call i64 @"$dev..take"(ptr %image, i64 8)
+  %magic.own = call i64 @"$dev..take"(ptr @"$dev..head", i64 8)
   %magic.same = icmp eq i64 %magic.in, %magic.own
   br i1 %magic.same, label %format, label %refuse2
 format:
   %format.at = getelementptr i8, ptr %image, i64 8
-  %format.in = call i64 @"$dev.take"(ptr %format.at, i64 4)
-  %format.head = getelementptr i8, ptr @"$dev.head", i64 8
-  %format.own = call i64 @"$dev.take"(ptr %format.head, i64 4)
+  %format.in = call i64 @"$dev..take"(ptr %format.at, i64 4)
+  %format.head = getelementptr i8, ptr @"$dev..head", i64 8
+  %format.own = call i64 @"$dev..take"(ptr %format.head, i64 4)
   %format.same = icmp eq i64 %format.in, %format.own
   br i1 %format.same, label %version, label %refuse3
 version:
   %version.at = getelementptr i8, ptr %image, i64 12
-  %version.in = call i64 @"$dev.take"(ptr %version.at, i64 4)
-  %version.head = getelementptr i8, ptr @"$dev.head", i64 12
-  %version.own = call i64 @"$dev.take"(ptr %version.head, i64 4)
+  %version.in = call i64 @"$dev..take"(ptr %version.at, i64 4)
+  %version.head = getelementptr i8, ptr @"$dev..head", i64 12
+  %version.own = call i64 @"$dev..take"(ptr %version.head, i64 4)
   %version.same = icmp eq i64 %version.in, %version.own
   br i1 %version.same, label %layout, label %refuse4
 layout:
   %layout.at = getelementptr i8, ptr %image, i64 16
-  %layout.in = call i64 @"$dev.take"(ptr %layout.at, i64 8)
-  %layout.head = getelementptr i8, ptr @"$dev.head", i64 16
-  %layout.own = call i64 @"$dev.take"(ptr %layout.head, i64 8)
+  %layout.in = call i64 @"$dev..take"(ptr %layout.at, i64 8)
+  %layout.head = getelementptr i8, ptr @"$dev..head", i64 16
+  %layout.own = call i64 @"$dev..take"(ptr %layout.head, i64 8)
   %layout.same = icmp eq i64 %layout.in, %layout.own
   br i1 %layout.same, label %slots, label %refuse4
 slots:
-  %refusal = call i32 @"$dev.walk"(ptr %s, ptr %image, i32 1)
+  %refusal = call i32 @"$dev..walk"(ptr %s, ptr %image, i32 1)
   %accepted = icmp eq i32 %refusal, 0
   br i1 %accepted, label %accept, label %refuse
 accept:
   call void @llvm.memset.p0.i64(ptr align 8 %s, i8 0, i64 $size, i1 false)
-  %walked = call i32 @"$dev.walk"(ptr %s, ptr %image, i32 2)
+  %walked = call i32 @"$dev..walk"(ptr %s, ptr %image, i32 2)
   call void @"${dev}_resume"(ptr %s, i64 %now)
   ret i32 0
 refuse:

@@ -6,6 +6,8 @@ Every test runs on both engines.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from .rig import Pit
@@ -707,7 +709,7 @@ def test_port_61_bit_4_toggles_every_18_clocks_which_is_15085_ns(pit: Pit) -> No
         levels.append(pit.inb(0x61) >> 4 & 1)
         pit.wait(1)
     edges = [i for i in range(1, len(levels)) if levels[i] != levels[i - 1]]
-    assert {b - a for a, b in zip(edges, edges[1:], strict=False)} == {18}
+    assert {b - a for a, b in pairwise(edges)} == {18}
     assert round(18 * 1e9 / 1_193_182) == 15_086
 
 

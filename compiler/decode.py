@@ -1,0 +1,456 @@
+"""The decode of an access: which registers of a window it reads or writes.
+
+A window becomes one read and one write function. Whole registers, which is how
+guests access them, are decoded first and in line; whatever else an access may
+be (bytes of a register, several registers, a split, a gap) is the work of
+`<window>.<kind>.rest`, which is marked rare.
+
+Non-goals: where windows are and what may be placed in them (windows.py).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..dsl import tree as t
+from ..dsl.diagnostics import Reject
+from . import arithmetic as a
+from . import ir
+from .scope import Place, RegDef
+
+if TYPE_CHECKING:
+    from .elaborate import Unit
+
+GAPS = {"ones": 0xFF, "zeros": 0x00}
+WIDTHS = (1, 2, 4, 8)
+LEAVE_SPLIT = 0xFFFF_FFFF
+"""`leave` when several byte accesses, one of them Python's, must be made one by one."""
+
+OFFSET, WIDTH, VALUE = ir.Var("offset", ir.U32), ir.Var("width", ir.U32), ir.Var("value", ir.U64)
+
+
+@dataclass
+class Placed:
+    """A register at a byte offset of a window, as one element of its block array."""
+
+    reg: RegDef
+    place: Place
+    offset: int
+    name: str
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.reg.width
+
+
+@dataclass
+class Part:
+    """What one access touches of one register: bytes first..last of it."""
+
+    placed: Placed
+    first: int
+    last: int
+    shift: int  # bits from the access's low end
+
+
+@dataclass
+class Group:
+    """Registers that one piece of code serves: those of a block array, evenly spaced."""
+
+    members: list[Placed]
+    stride: int = 0
+
+    @property
+    def reg(self) -> RegDef:
+        return self.members[0].reg
+
+    @property
+    def first(self) -> int:
+        return self.members[0].offset
+
+    def takes(self, placed: Placed) -> bool:
+        """Add the register if it is the next element, at the same distance as the others."""
+        last, distance = self.members[-1], placed.offset - self.members[-1].offset
+        follows = placed.reg is self.reg and _number(placed.place) == _number(last.place) + 1
+        if not follows or self.stride not in (0, distance):
+            return False
+        self.members.append(placed)
+        self.stride = distance
+        return True
+
+    def offsets(self, byte: int = 0) -> tuple[int, ...]:
+        """Where byte `byte` of each member is."""
+        return tuple(member.offset + byte for member in self.members)
+
+    def _inside(self, offset: ir.Expr) -> ir.Expr:
+        known = ir.Narrow(offset, ir.Range(self.first, self.members[-1].end - 1))
+        return a.sub(known, ir.Const(self.first))
+
+    def place(self, offset: ir.Expr) -> Place:
+        """The indices of the member that an offset falls into."""
+        if not self.stride:
+            return self.members[0].place
+        index = a.binary("div", self._inside(offset), ir.Const(self.stride))
+        return (a.add(index, ir.Const(_number(self.members[0].place))),)
+
+    def within(self, offset: ir.Expr) -> ir.Expr:
+        """How far into its register an offset is, in bytes."""
+        if not self.stride:
+            return self._inside(offset)
+        remainder = a.binary("mod", self._inside(offset), ir.Const(self.stride))
+        return ir.Narrow(remainder, ir.Range(0, self.reg.width - 1))
+
+
+def _number(place: Place) -> int:
+    """The index of an element of a block array; far from any other if there is none."""
+    return place[0].value if len(place) == 1 and isinstance(place[0], ir.Const) else -(2**32)
+
+
+def grouped(registers: list[Placed]) -> list[Group]:
+    """The registers, ascending, with the elements of block arrays together."""
+    groups: list[Group] = []
+    latest: dict[str, Group] = {}
+    for placed in sorted(registers, key=lambda p: p.offset):
+        group = latest.get(placed.reg.function)
+        if group is None or not group.takes(placed):
+            groups.append(Group([placed]))
+            latest[placed.reg.function] = groups[-1]
+    return groups
+
+
+@dataclass
+class Layout:
+    """The registers of a window, and which of them an access covers."""
+
+    registers: list[Placed]
+    size: int
+    groups: list[Group] = field(init=False)
+    _ends: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.registers = sorted(self.registers, key=lambda p: p.offset)
+        self.groups = grouped(self.registers)
+        self._ends = [p.end for p in self.registers]
+
+    def parts(self, at: int, width: int) -> list[Part] | None:
+        """The registers an access covers, ascending; None if it is not a defined one."""
+        found = []
+        for placed in self.registers[bisect_right(self._ends, at) :]:
+            if placed.offset >= at + width:
+                break
+            first, last = max(at, placed.offset), min(at + width, placed.end)
+            part = Part(placed, first - placed.offset, last - placed.offset, 8 * (first - at))
+            if part.first % placed.reg.lanes or part.last % placed.reg.lanes:
+                return None
+            found.append(part)
+        whole = len(found) == 1 and found[0].last - found[0].first == width
+        if not whole and not all(p.placed.reg.explicit_lanes for p in found):
+            return None
+        return found
+
+    def straddling(self) -> Iterator[tuple[int, int, list[Part]]]:
+        """Every defined access (offset, width) that does not lie in one register, nor wholly in gaps."""
+        for at in range(self.size):
+            for width in WIDTHS[1:]:
+                parts = self.parts(at, width)
+                if parts and (len(parts) > 1 or parts[0].last - parts[0].first < width):
+                    yield at, width, parts
+
+
+class Decoder(ABC):
+    """The read or the write function of one window."""
+
+    kind: str
+    parameters: tuple[tuple[str, ir.Range], ...]
+    result: ir.Range | None
+
+    def __init__(self, unit: Unit, name: str, tree: t.Window, layout: Layout):
+        self.unit, self.name, self.tree, self.layout = unit, name, tree, layout
+        self.gap = gap_byte(tree)
+        self.settle = ir.If(
+            a.binary("le", ir.Load("deadline", (), ir.U64), ir.Now()), (ir.Do(unit.call("settle")),)
+        )
+
+    # --- what a read and a write do differently ---
+
+    @abstractmethod
+    def nothing(self, width: ir.Expr) -> ir.Block:
+        """An access that nobody serves."""
+
+    @abstractmethod
+    def whole(self, reg: RegDef, place: Place) -> ir.Block:
+        """An access of a whole register, to its end."""
+
+    @abstractmethod
+    def piece(self, reg: RegDef, place: Place, within: ir.Expr) -> ir.Block:
+        """An access of `width` bytes from byte `within` of one register, to its end."""
+
+    @abstractmethod
+    def several(self, at: int, width: int, parts: list[Part]) -> ir.Block:
+        """An access over registers and gaps, to its end."""
+
+    @abstractmethod
+    def bytewise(self) -> list[ir.Stmt]:
+        """An access of `width` bytes, each by itself through `<window>.<kind>.byte`, to its end."""
+
+    # --- the functions ---
+
+    def build(self) -> None:
+        """The window's function for this kind of access, and those that it calls."""
+        if self.tree.split:
+            self._function("byte", [*self._wholes((1,)), *self._pieces(), *self.nothing(ir.Const(1))])
+            self._function("rest", [*self._guards(), *self.bytewise()])
+        else:
+            self._function("rest", [*self._pieces(), *self._straddling(), *self.nothing(WIDTH)])
+        rest = ir.Call(f"{self.name}.{self.kind}.rest", tuple(ir.Var(*p) for p in self.parameters), ir.U64)
+        widths = (1,) if self.tree.split else WIDTHS
+        end: list[ir.Stmt] = [ir.Return(rest)] if self.result else [ir.Do(rest)]
+        self.unit.function(
+            f"{self.name}_{self.kind}",
+            self.parameters,
+            self.result,
+            [self.settle, *self._wholes(widths), *end],
+            self.tree.span.line,
+            exported=True,
+        )
+
+    def _function(self, name: str, body: list[ir.Stmt]) -> None:
+        full = f"{self.name}.{self.kind}.{name}"
+        self.unit.function(full, self.parameters, self.result, body, self.tree.span.line, rare=True)
+
+    def _wholes(self, widths: tuple[int, ...]) -> list[ir.Stmt]:
+        """Serve an access of a whole register; go on with any other."""
+        by_width: list[tuple[tuple[int, ...], ir.Block]] = []
+        for width in widths:
+            cases = tuple(
+                (group.offsets(), self.whole(group.reg, group.place(OFFSET)))
+                for group in self.layout.groups
+                if group.reg.width == width
+            )
+            if cases:
+                by_width.append(((width,), (ir.Switch(OFFSET, cases),)))
+        return [ir.Switch(WIDTH, tuple(by_width))] if by_width else []
+
+    def _pieces(self) -> list[ir.Stmt]:
+        """Serve an access that lies in one register; go on with any other."""
+        cases: list[tuple[tuple[int, ...], ir.Block]] = []
+        for group in self.layout.groups:
+            reg, within = group.reg, group.within(OFFSET)
+            offsets = [o for byte in range(0, reg.width, reg.lanes) for o in group.offsets(byte)]
+            widths = tuple(w for w in WIDTHS if w <= reg.width and not w % reg.lanes)
+            body: ir.Block = self.piece(reg, group.place(OFFSET), within)
+            if reg.lanes < reg.width:
+                # the register's end is a lane's, so an access within it ends at one too
+                fits = a.binary("le", a.add(within, WIDTH), ir.Const(reg.width))
+                body = (ir.If(fits, body),)
+            cases.append((tuple(offsets), (ir.Switch(WIDTH, ((widths, body),)),)))
+        return [ir.Switch(OFFSET, tuple(cases))] if cases else []
+
+    def _straddling(self) -> list[ir.Stmt]:
+        cases: dict[int, list[tuple[tuple[int, ...], ir.Block]]] = {}
+        for at, width, parts in self.layout.straddling():
+            cases.setdefault(at, []).append(((width,), self.several(at, width, parts)))
+        by_offset = tuple(((at,), (ir.Switch(WIDTH, tuple(widths)),)) for at, widths in cases.items())
+        return [ir.Switch(OFFSET, by_offset)] if by_offset else []
+
+    def _guards(self) -> list[ir.Stmt]:
+        """Before an access is split: nobody there, a width there is none of, or a byte that is Python's."""
+        outside = a.binary("le", ir.Const(self.tree.size), OFFSET)
+        widths = ir.Switch(WIDTH, ((WIDTHS, ()),), self.nothing(WIDTH))
+        out: list[ir.Stmt] = [widths, ir.If(outside, self.nothing(WIDTH))]
+        inside = ir.Narrow(OFFSET, ir.Range(0, self.tree.size - 1))
+        for placed in self.layout.registers:
+            index = self.python(placed.reg)
+            if index is None or placed.reg.lanes > 1:  # a byte of it is no defined access
+                continue
+            reaches = a.binary("lt", ir.Const(placed.offset), a.add(inside, WIDTH))
+            covers = a.both(a.binary("lt", inside, ir.Const(placed.end)), reaches)
+            alone = a.eq(WIDTH, ir.Const(1))
+            index_or_split = a.cond(alone, ir.Const(index), ir.Const(LEAVE_SPLIT))
+            out.append(ir.If(covers, (*self.leave(index_or_split), *self.nothing(WIDTH))))
+        return out
+
+    # --- what both share ---
+
+    def python(self, reg: RegDef) -> int | None:
+        """The number of the Python handler that serves a register."""
+        index: int | None = getattr(reg, f"{self.kind}_python")
+        return index
+
+    def leave(self, index: ir.Expr) -> list[ir.Stmt]:
+        """Hand the access to Python before any effect."""
+        flagged = a.binary("or", ir.Load("attention", (), ir.U32), ir.Const(ir.ATTENTION_LEAVE))
+        return [ir.Store("leave", (), index), ir.Store("attention", (), flagged)]
+
+    def python_among(self, parts: list[Part]) -> bool:
+        return any(self.python(part.placed.reg) is not None for part in parts)
+
+    def handler(self, reg: RegDef) -> str | None:
+        """The function that serves a register; None if it cannot be accessed so."""
+        name = f"{reg.function}.{self.kind}"
+        return name if name in self.unit.functions else None
+
+    def commit(self, function: str) -> list[ir.Stmt]:
+        """What follows a handler that changed something on which others depend."""
+        return [ir.Do(self.unit.call("commit"))] if self.unit.is_sensitive(function) else []
+
+    def each_byte(self, body: list[ir.Stmt]) -> list[ir.Stmt]:
+        """The body for byte `i` = 0.. of the access, which begins in the window."""
+        i = ir.Var("i", ir.Range(0, 8))
+        again = ir.Let("i", a.add(ir.Narrow(i, ir.Range(0, 7)), a.TRUE))
+        stop = ir.If(a.binary("le", WIDTH, i), (ir.Break(),))
+        return [ir.Let("i", a.FALSE), ir.Repeat(8, (stop, *body, again))]
+
+    def byte(self) -> tuple[ir.Expr, ir.Expr]:
+        """In `each_byte`: the byte's offset in the window, and its bit in the access."""
+        i = ir.Narrow(ir.Var("i", ir.Range(0, 8)), ir.Range(0, 7))
+        inside = ir.Narrow(OFFSET, ir.Range(0, self.tree.size - 1))
+        return a.add(inside, i), a.binary("mul", i, ir.Const(8))
+
+
+def gap_byte(tree: t.Window) -> int:
+    """What a byte that no register claims reads as."""
+    gap = tree.gaps.text if tree.gaps else "ones"
+    if gap not in GAPS:
+        assert tree.gaps is not None
+        raise Reject("E103", f"gaps are 'ones' or 'zeros', not '{gap}'", tree.gaps.span)
+    return GAPS[gap]
+
+
+def ones(width: ir.Expr) -> ir.Expr:
+    """All bits of an access of 1 to 8 bytes."""
+    if isinstance(width, ir.Const):
+        return ir.Const(2 ** (8 * width.value) - 1)
+    bits = a.binary("mul", ir.Narrow(width, ir.Range(1, 8)), ir.Const(8))
+    return a.binary("shr", ir.Const(a.ONES), a.sub(ir.Const(64), bits))
+
+
+class Reading(Decoder):
+    kind = "read"
+    parameters, result = ir.READ
+
+    def nothing(self, width: ir.Expr) -> ir.Block:
+        return (ir.Return(self._gaps(width)),)
+
+    def _gaps(self, width: ir.Expr) -> ir.Expr:
+        """Ones or zeros in the width asked for; in all 64 bits if it is none of 1, 2, 4, 8."""
+        if not self.gap:
+            return a.FALSE
+        full: ir.Expr = ir.Const(a.ONES)
+        for size in (4, 2, 1):
+            full = a.cond(a.eq(width, ir.Const(size)), ir.Const(2 ** (8 * size) - 1), full)
+        return full
+
+    def _value(self, reg: RegDef, place: Place, name: str) -> tuple[list[ir.Stmt], ir.Expr | None]:
+        """Read the whole register into a local."""
+        function = self.handler(reg)
+        if function is None:
+            return [], None
+        kind = ir.Range(0, 2 ** (8 * reg.width) - 1)
+        return [ir.Let(name, ir.Call(function, place, kind)), *self.commit(function)], ir.Var(name, kind)
+
+    def whole(self, reg: RegDef, place: Place) -> ir.Block:
+        index = self.python(reg)
+        width = ir.Const(reg.width)
+        if index is not None:
+            return (*self.leave(ir.Const(index)), *self.nothing(width))
+        out, value = self._value(reg, place, f"{reg.function}.whole")
+        return (*out, ir.Return(value)) if value is not None else self.nothing(width)
+
+    def piece(self, reg: RegDef, place: Place, within: ir.Expr) -> ir.Block:
+        index = self.python(reg)
+        if index is not None:
+            return (*self.leave(ir.Const(index)), *self.nothing(WIDTH))
+        out, value = self._value(reg, place, f"{reg.function}.piece")
+        if value is None:
+            return self.nothing(WIDTH)
+        moved = a.binary("shr", value, a.binary("mul", within, ir.Const(8)))
+        return (*out, ir.Return(a.binary("and", moved, ones(WIDTH))))
+
+    def several(self, at: int, width: int, parts: list[Part]) -> ir.Block:
+        if self.python_among(parts):
+            index = self.python(parts[0].placed.reg) if len(parts) == 1 else LEAVE_SPLIT
+            return (*self.leave(ir.Const(index or 0)), *self.nothing(ir.Const(width)))
+        out: list[ir.Stmt] = []
+        total: ir.Expr = ir.Const(self._unclaimed(parts, width))
+        for i, part in enumerate(parts):
+            before, value = self._value(part.placed.reg, part.placed.place, f"r{at}.{width}.{i}")
+            out += before
+            size = 8 * (part.last - part.first)
+            taken: ir.Expr = ir.Const((2**size - 1) if self.gap else 0)
+            if value is not None:
+                taken = a.bits(value, 8 * part.last - 1, 8 * part.first)
+            total = a.binary("or", total, a.binary("shl", taken, ir.Const(part.shift)))
+        return (*out, ir.Return(total))
+
+    def _unclaimed(self, parts: list[Part], width: int) -> int:
+        covered = 0
+        for part in parts:
+            covered |= (2 ** (8 * (part.last - part.first)) - 1) << part.shift
+        return (2 ** (8 * width) - 1) & ~covered if self.gap else 0
+
+    def bytewise(self) -> list[ir.Stmt]:
+        offset, bit = self.byte()
+        total = ir.Var("total", ir.U64)
+        byte = ir.Let("byte", ir.Call(f"{self.name}.read.byte", (offset, ir.Const(1)), ir.U64))
+        known = ir.Narrow(ir.Var("byte", ir.U64), ir.U8)
+        merged = ir.Let("total", a.binary("or", total, a.binary("shl", known, bit)))
+        return [ir.Let("total", a.FALSE), *self.each_byte([byte, merged]), ir.Return(total)]
+
+
+class Writing(Decoder):
+    kind = "write"
+    parameters, result = ir.WRITE
+
+    def nothing(self, width: ir.Expr) -> ir.Block:
+        return (ir.Return(None),)
+
+    def _stored(self, reg: RegDef, place: Place, value: ir.Expr, mask: ir.Expr) -> list[ir.Stmt]:
+        """Write the bits of `mask`; what it changes is in force for the next part of the access."""
+        function = self.handler(reg)
+        if function is None:
+            return []
+        return [ir.Do(ir.Call(function, (*place, value, mask), ir.BOOL)), *self.commit(function)]
+
+    def whole(self, reg: RegDef, place: Place) -> ir.Block:
+        index = self.python(reg)
+        if index is not None:
+            return (*self.leave(ir.Const(index)), ir.Return(None))
+        given = a.wrap(VALUE, 8 * reg.width)
+        return (*self._stored(reg, place, given, ones(ir.Const(reg.width))), ir.Return(None))
+
+    def piece(self, reg: RegDef, place: Place, within: ir.Expr) -> ir.Block:
+        index = self.python(reg)
+        if index is not None:
+            return (*self.leave(ir.Const(index)), ir.Return(None))
+        scale = a.binary("shl", a.TRUE, a.binary("mul", within, ir.Const(8)))
+        mask = a.wrap(a.binary("mulw", ones(WIDTH), scale), 8 * reg.width)
+        given = a.binary("and", a.binary("mulw", VALUE, scale), mask)
+        return (*self._stored(reg, place, given, mask), ir.Return(None))
+
+    def several(self, at: int, width: int, parts: list[Part]) -> ir.Block:
+        if self.python_among(parts):
+            index = self.python(parts[0].placed.reg) if len(parts) == 1 else LEAVE_SPLIT
+            return (*self.leave(ir.Const(index or 0)), ir.Return(None))
+        out: list[ir.Stmt] = []
+        for part in parts:
+            size = 8 * (part.last - part.first)
+            given = a.bits(VALUE, part.shift + size - 1, part.shift)
+            moved = a.binary("shl", given, ir.Const(8 * part.first))
+            mask = ir.Const((2**size - 1) << (8 * part.first))
+            out += self._stored(part.placed.reg, part.placed.place, moved, mask)
+        return (*out, ir.Return(None))
+
+    def bytewise(self) -> list[ir.Stmt]:
+        offset, bit = self.byte()
+        byte = a.wrap(a.binary("shr", VALUE, bit), 8)
+        return self.each_byte(
+            [ir.Do(ir.Call(f"{self.name}.write.byte", (offset, ir.Const(1), byte), ir.BOOL))]
+        )
+
+
+DECODERS: tuple[type[Decoder], ...] = (Reading, Writing)
