@@ -1,7 +1,7 @@
-"""From Lark's reductions to the syntax tree: one method a rule of grammar.lark.
+"""From Lark's parse tree to the syntax tree: one method a rule of grammar.lark.
 
-Runs inside the LALR parser (no second walk). Depth is bounded here, so that
-everything after may recurse over the tree.
+The walk does not recurse, and bounds the depth of what it builds, so that
+everything after may recurse over the syntax tree.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from lark import Token, Transformer, v_args
+from lark import Token, v_args
 from lark.tree import Meta
+from lark.visitors import Transformer_NonRecursive
 
 from . import tree as t
 from .diagnostics import NOWHERE, Reject, Span
@@ -60,22 +61,22 @@ Handle = tuple[str, Any]  # an option: (its rule, its value)
 
 
 @v_args(meta=True)
-class Builder(Transformer[Token, t.File]):
+class Builder(Transformer_NonRecursive[Token, t.File]):
     """Children of a method arrive already built."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.depth: dict[int, int] = {}
+        self.depth: dict[int, tuple[int, t.Node]] = {}  # by id; the node, so that its id stays its own
 
     def bounded(self, node: t.Node, *parts: object) -> Any:
         """Remember how deep a node is; refuse what is deeper than MAX_DEPTH."""
-        depth = 1 + max((self.depth.get(id(p), 0) for p in parts), default=0)
+        depth = 1 + max((self.depth[id(p)][0] for p in parts if id(p) in self.depth), default=0)
         if depth > MAX_DEPTH:
             raise Reject(
                 "E003", f"more than {MAX_DEPTH} levels inside one another", node.span,
                 help="give parts of it names with 'let', or move them into a 'proc'",
             )  # fmt: skip
-        self.depth[id(node)] = depth
+        self.depth[id(node)] = depth, node
         return node
 
     # types

@@ -163,6 +163,12 @@ class Reject(Exception):
         self.diagnostic = Diagnostic(code, message, span, help) if code else None
         super().__init__(message)
 
+    @property
+    def because(self) -> Diagnostic:
+        """The cause, of a Reject that has one."""
+        assert self.diagnostic is not None
+        return self.diagnostic
+
 
 @dataclass
 class Diagnostics:

@@ -1,27 +1,32 @@
 """Text to syntax tree, with errors that say what was meant.
 
 Several syntax errors are found in one run: after one, its line (and the block
-it opens) is blanked, and the text parsed again.
+it opens) is blanked, and the text parsed again. What was meant is said by
+mistakes.py.
 """
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from lark import Lark, Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark import Lark, UnexpectedInput
 from lark.exceptions import VisitError
 from lark.indenter import DedentError, Indenter
 
-from .build import Builder, span_of
+from . import mistakes
+from .build import Builder
 from .diagnostics import MOST, DeviceFileError, Diagnostic, Reject, Source, Span
 from .tree import File
 
 MAX_NESTING = 40
-"""Of brackets and of indentation."""
+"""Of brackets."""
+MAX_INDENT = 160
+"""In columns."""
 MAX_LINE = 2_000
+MOST_PARSED = 1 << 20
+"""Characters parsed in one run: bounds how often a long file is parsed again for its next error."""
 
 
 class Blocks(Indenter):
@@ -38,7 +43,7 @@ class Blocks(Indenter):
 @cache
 def grammar() -> Lark:
     return Lark(
-        Path(__file__).with_name("grammar.lark").read_text(),
+        Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8"),
         parser="lalr",
         postlex=Blocks(),
         propagate_positions=True,
@@ -47,39 +52,39 @@ def grammar() -> Lark:
 
 
 def parse(source: Source) -> File:
-    """The file's syntax tree; `DeviceFileError` with every syntax error found."""
+    """The file's syntax tree; `DeviceFileError` with the syntax errors found."""
     bound(source)
     lines = source.text.split("\n")
     found: list[Diagnostic] = []
     blanked: set[int] = set()
-    while len(found) < MOST:
+    left = MOST_PARSED
+    while left > 0 and len(found) < MOST:
+        left -= len(source.text) + 1
         try:
             tree = attempt("\n".join(lines) + "\n")
         except Reject as reject:
-            assert reject.diagnostic is not None
-            error = reject.diagnostic
+            error = reject.because
         else:
             if not found:
                 return tree
             break
-        if not _follows_from(error.span.line, blanked, lines):
+        if not found or not _follows_from(error.span.line, blanked, lines):
             found.append(error)
         gone = _blank(error.span.line, lines)
         if not gone:
             break
         blanked |= gone
-    raise DeviceFileError(source, found or [error])
+    raise DeviceFileError(source, found)
 
 
 def attempt(text: str) -> File:
     """Parse once; `Reject` at the first error."""
     try:
-        tree = grammar().parse(text)
-        return Builder().transform(tree)
+        return Builder().transform(grammar().parse(text))
     except UnexpectedInput as error:
-        raise explain(error, text) from None
+        raise mistakes.explain(error, text) from None
     except DedentError:
-        raise _dedent(text) from None
+        raise mistakes.dedent(text) from None
     except VisitError as error:
         if isinstance(error.orig_exc, Reject):
             raise error.orig_exc from None
@@ -87,28 +92,35 @@ def attempt(text: str) -> File:
 
 
 def bound(source: Source) -> None:
-    """Refuse what would make the parser or the checker slow or deep (E003)."""
+    """Refuse what would make the parser or the checker slow or deep (E001, E003)."""
     depth = 0
-    for number, line in enumerate(source.text.split("\n"), 1):
-        place = Span(number, 1, number, 1)
+    for number, (line, code) in enumerate(
+        zip(source.text.split("\n"), mistakes.code_of(source.text).split("\n"), strict=True), 1
+    ):
         if len(line) > MAX_LINE:
             raise DeviceFileError.single(
-                source, "E003", f"the line is longer than {MAX_LINE} characters", place
-            )
+                source, "E003", f"the line is longer than {MAX_LINE} characters", Span(number, 1, number, 2),
+                help="break it inside brackets, or give parts of it names with 'let'",
+            )  # fmt: skip
         if "\0" in line:
+            at = line.index("\0") + 1
             raise DeviceFileError.single(
-                source, "E001", "there is a NUL byte in the line", place,
+                source, "E001", "there is a NUL byte in the line", Span(number, at, number, at + 1),
                 help="a device file is plain text in UTF-8",
             )  # fmt: skip
+        for column, character in enumerate(code, 1):
+            depth = max(0, depth + (character in "([{") - (character in ")]}"))
+            if depth > MAX_NESTING:
+                raise DeviceFileError.single(
+                    source, "E003", f"more than {MAX_NESTING} brackets inside one another",
+                    Span(number, column, number, column + 1), help="give parts of it names with 'let'",
+                )  # fmt: skip
         indent = len(line) - len(line.lstrip(" \t"))
-        code = re.sub(r'"[^"\n]*"|#.*', "", line)
-        for character in code:
-            depth += (character in "([{") - (character in ")]}")
-            depth = max(depth, 0)
-        if depth > MAX_NESTING or indent > 4 * MAX_NESTING:
+        if indent > MAX_INDENT and code.strip():
             raise DeviceFileError.single(
-                source, "E003", f"more than {MAX_NESTING} levels of brackets or blocks", place
-            )
+                source, "E003", f"the line is indented by more than {MAX_INDENT} columns",
+                Span(number, 1, number, indent + 1), help="move inner blocks into a 'proc'",
+            )  # fmt: skip
 
 
 def _follows_from(line: int, blanked: set[int], lines: list[str]) -> bool:
@@ -140,107 +152,3 @@ def _blank(line: int, lines: list[str]) -> set[int]:
     for number in gone:
         lines[number - 1] = ""
     return gone
-
-
-# --- what was meant --------------------------------------------------------
-
-SPOKEN = {
-    "_NL": "the end of the line", "_INDENT": "an indented block", "_DEDENT": "the end of the block",
-    "$END": "the end of the file", "NAME": "a name", "NUMBER": "a number", "STRING": "a string",
-    "LPAR": "'('", "RPAR": "')'", "LSQB": "'['", "RSQB": "']'", "LBRACE": "'{'", "RBRACE": "'}'",
-    "COLON": "':'", "COMMA": "','", "EQUAL": "'='", "DOT": "'.'", "AT": "'at'", "__ANON_0": "'..'",
-    "LEVEL": "'low' or 'high'", "ACCESS": "an access word (rw, ro, wo, ...)", "SPACE": "'io' or 'mmio'",
-    "COMPARE": "a comparison", "SIGN": "'+' or '-'", "TERM": "'*', '/' or '%'", "SHIFT": "'<<' or '>>'",
-}  # fmt: skip
-
-HINTS = (
-    # (what the token or the line looks like, help)
-    (r"^\s*(register|field)\b", "a register is written 'reg NAME @OFFSET TYPE: ...'"),
-    (
-        r"^\s*(while|def|class|import|try|with|var|int|uint\w+)\b",
-        "there are no loops, functions or declarations of other languages; see docs/language.md",
-    ),
-    (r"^\s*for\b(?!.*\bin\b)", "'for NAME in ARRAY:' unrolls over a declared array of blocks"),
-    (r"&&|\|\|", "write 'and', 'or'"),
-    (r"!(?!=)", "write 'not'"),
-    (
-        r"(?<![<>!=?])=(?!=).*\b(if|elif|while)\b|^\s*(if|elif)\b[^=]*[^<>!=]=[^=]",
-        "a comparison is written '=='",
-    ),
-    (r"\?(?!=)", "a conditional is written 'A if TEST else B'"),
-    (r"\+\+$|\+=|-=|\|=|&=", "write the assignment out: x = x + 1"),
-    (r";\s*$", "a line needs no ';' at its end"),
-    (
-        r"^\s*(device|block|if|elif|else|match|on|proc|read|write|io|mmio)\b[^:]*$",
-        "a ':' is missing at the end",
-    ),
-    (r"0[xX]$|0[oO]", "numbers are decimal, 0x... or 0b..."),
-)
-
-
-def explain(error: UnexpectedInput, text: str) -> Reject:
-    line = text.split("\n")[error.line - 1] if error.line and error.line > 0 else ""
-    hint = next((h for pattern, h in HINTS if re.search(pattern, line.split("#")[0].rstrip())), "")
-    if isinstance(error, UnexpectedCharacters):
-        at = Span(error.line, error.column, error.line, error.column + 1)
-        shown = error.char if error.char.isprintable() else f"U+{ord(error.char):04X}"
-        return Reject("E002", f"'{shown}' has no meaning here", at, hint)
-    assert isinstance(error, UnexpectedToken)
-    token: Token = error.token
-    at = span_of(token)
-    if at.line != at.end_line or token.type in ("_NL", "_DEDENT", "$END"):
-        at, found = _line_end(at, text, token)
-    elif token.type == "_INDENT":
-        found = "an indented line"
-    else:
-        found = f"'{token}'"
-    expected = _expected(error.accepts or error.expected)
-    return Reject("E002", f"expected {expected}, found {found}", at, hint)
-
-
-def _line_end(at: Span, text: str, token: Token) -> tuple[Span, str]:
-    """Point at the end of the line before a line end, not at the next line's start."""
-    lines = text.split("\n")
-    number = min(at.line if at.line else len(lines), len(lines))
-    if token.type in ("_DEDENT", "$END"):
-        number = len(lines)
-    while number > 1 and not lines[number - 1].split("#")[0].strip():
-        number -= 1
-    column = len(lines[number - 1].split("#")[0].rstrip()) + 1
-    return Span(number, column, number, column + 1), SPOKEN.get(token.type, "the end of the line")
-
-
-def _expected(terminals: set[str]) -> str:
-    if {"NAME", "NUMBER", "LPAR"} <= terminals:
-        return "an expression"
-    if len({"STATE", "REG", "LET", "ON"} & terminals) >= 3:
-        return "a declaration (state, reg, let, on, ...)"
-    if len({"DEVICE", "BLOCK", "ENUM"} & terminals) >= 3:
-        return "device, block, enum or layout"
-    words = sorted({SPOKEN.get(t, f"'{t.lower()}'") for t in terminals if t not in ("_DEDENT", "_NL")})
-    if "_NL" in terminals and len(words) > 3:
-        return "an operator or the end of the line"
-    if not words:
-        words = ["the end of the block"]
-    if len(words) > 6:
-        words = [*words[:6], "..."]
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
-
-
-def _dedent(text: str) -> Reject:
-    """The line whose indentation matches no open block."""
-    stack = [0]
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        indent = len(line.expandtabs(8)) - len(line.expandtabs(8).lstrip())
-        if indent > stack[-1]:
-            stack.append(indent)
-        while indent < stack[-1]:
-            stack.pop()
-        if indent != stack[-1]:
-            return Reject(
-                "E002", "the indentation matches no open block", Span(number, 1, number, indent + 1),
-                f"indent it by {stack[-1]} spaces, as the block it belongs to",
-            )  # fmt: skip
-    return Reject("E002", "the indentation matches no open block", Span(1, 1, 1, 1))
