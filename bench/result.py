@@ -99,7 +99,9 @@ class Benchmark:
         ratio = median(ratios)
         low, high = interval(ratios)
         met = ratio <= self.target if self.sense == "at most" else ratio >= self.target
-        return Result(self.name, ratio, low, high, self.target, met, f"{self.what}; {self.sense} {self.target:g}")
+        return Result(
+            self.name, ratio, low, high, self.target, met, f"{self.what}; {self.sense} {self.target:g}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,9 @@ def gcc() -> str:
 
 def version() -> str:
     """The first line of `gcc --version`."""
-    shown = subprocess.run([gcc(), "--version"], capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    shown = subprocess.run(
+        [gcc(), "--version"], capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+    )
     return shown.stdout.partition("\n")[0]
 
 

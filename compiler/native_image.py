@@ -111,7 +111,7 @@ def _init_store(module: ir.Module, number: int, param: ir.Param) -> str:
   {p}.above = icmp {sign}gt i64 {p}.low, {hi}
   {p}.in = select i1 {p}.above, i64 {hi}, i64 {p}.low
   {p}.at = getelementptr inbounds i8, ptr %s, i64 {slot.offset}
-  call void @"{module.name}.put"(ptr {p}.at, i64 {p}.in, i64 {slot.size})"""
+  call void @"{module.name}..put"(ptr {p}.at, i64 {p}.in, i64 {slot.size})"""
 
 
 _PEEK = Template("""

@@ -76,7 +76,9 @@ class speaker:
             edges = (self.start + (self.written + i) * SECOND // self.rate for i in range(count + 1))
             highs = [tone.high(edge) for edge in edges]
             unit = SECOND / self.rate
-            samples = array.array("h", (_sample((b - a) / unit, tone.data) for a, b in zip(highs, highs[1:], strict=False)))
+            samples = array.array(
+                "h", (_sample((b - a) / unit, tone.data) for a, b in zip(highs, highs[1:], strict=False))
+            )
             self.file.writeframes(samples.tobytes())
             self.written += count
 

@@ -17,7 +17,9 @@ def test_the_timer_counts_3579545_times_a_second(pm: PmTimer) -> None:
     assert pm.timer == 3_579_545
 
 
-@pytest.mark.parametrize("ns", [0, 1, 279, 280, 999_999_999, 10**9, 184 * 10**9, 10**15 + 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize(
+    "ns", [0, 1, 279, 280, 999_999_999, 10**9, 184 * 10**9, 10**15 + 1, 2**63, 2**64 - 1]
+)
 def test_no_tick_is_truncated_however_long_it_runs(pm: PmTimer, ns: int) -> None:
     pm.now = ns
     assert pm.timer == ns * 3_579_545 // 10**9 % 2**24
