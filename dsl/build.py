@@ -7,6 +7,8 @@ everything after may recurse over the syntax tree.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from lark import Token, v_args
@@ -57,7 +59,22 @@ def some(children: list[Any], kind: type | tuple[type, ...]) -> tuple[Any, ...]:
     return tuple(c for c in children if isinstance(c, kind))
 
 
-Handle = tuple[str, Any]  # an option: (its rule, its value)
+@dataclass(frozen=True, slots=True)
+class Option(t.Node):
+    """A word that says more of a declaration, before it is put where it belongs."""
+
+    kind: str
+    value: Any
+
+
+def chosen(options: Iterable[Option]) -> dict[str, Any]:
+    """Options by kind; each may be given once (E102)."""
+    result: dict[str, Any] = {}
+    for option in options:
+        if option.kind in result:
+            raise Reject("E102", f"'{option.kind}' is given twice", option.span, help="leave one of them out")
+        result[option.kind] = option.value
+    return result
 
 
 @v_args(meta=True)
@@ -169,7 +186,7 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
 
     def call(self, m: Meta, c: list[Any]) -> t.Expr:
         args = tuple(a for a in c[1:] if a is not None)
-        return self.bounded(t.CallExpr(span_of(m), c[0], args), *args)  # type: ignore[no-any-return]
+        return self.bounded(t.CallExpr(span_of(m), c[0], args), c[0], *args)  # type: ignore[no-any-return]
 
     def name(self, m: Meta, c: list[Any]) -> t.Expr:
         return t.Name(span_of(m), str(c[0]))
@@ -339,47 +356,46 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
         )  # fmt: skip
 
     def on(self, m: Meta, c: list[Any]) -> t.On:
-        kind, subject = c[0]
-        return t.On(span_of(m), kind, subject, c[1])
+        return t.On(span_of(m), c[0].kind, c[0].value, c[1])
 
-    def rises(self, m: Meta, c: list[Any]) -> Handle:
-        return "rises", c[0]
+    def rises(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "rises", c[0])
 
-    def falls(self, m: Meta, c: list[Any]) -> Handle:
-        return "falls", c[0]
+    def falls(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "falls", c[0])
 
-    def toggles(self, m: Meta, c: list[Any]) -> Handle:
-        return "toggles", c[0]
+    def toggles(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "toggles", c[0])
 
-    def rings(self, m: Meta, c: list[Any]) -> Handle:
-        return "rings", c[0]
+    def rings(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "rings", c[0])
 
     def proc(self, m: Meta, c: list[Any]) -> t.Proc:
         return t.Proc(span_of(m), ident(c[0]), some(c[1:-1], t.Input), c[-1])
 
     # windows and registers: options are collected as pairs
 
-    def access(self, m: Meta, c: list[Any]) -> Handle:
-        return "access", ident(c[0])
+    def access(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "access", ident(c[0]))
 
-    def lanes(self, m: Meta, c: list[Any]) -> Handle:
-        return "lanes", number(c[0])
+    def lanes(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "lanes", number(c[0]))
 
-    def reset(self, m: Meta, c: list[Any]) -> Handle:
-        return "reset", c[0]
+    def reset(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "reset", c[0])
 
-    def hot(self, m: Meta, c: list[Any]) -> Handle:
-        return "hot", True
+    def hot(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "hot", True)
 
-    def split(self, m: Meta, c: list[Any]) -> Handle:
-        return "split", True
+    def split(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "split", True)
 
-    def gaps(self, m: Meta, c: list[Any]) -> Handle:
-        return "gaps", ident(c[0])
+    def gaps(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "gaps", ident(c[0]))
 
     def window(self, m: Meta, c: list[Any]) -> t.Window:
         space, name, base, size, *rest = c
-        options: dict[str, Any] = dict(o for o in rest if isinstance(o, tuple))
+        options = chosen(some(rest, Option))
         return t.Window(
             span_of(m), str(space), ident(name) if name else None, base, number(size),
             options.get("split", False), options.get("lanes"), options.get("gaps"),
@@ -391,10 +407,10 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
 
     def field(self, m: Meta, c: list[Any]) -> t.Field:
         bits, name, kind, *options, value, doc = c
+        others = chosen(o for o in options if o.kind != "access")
         return t.Field(
-            span_of(m), bits, ident(name), kind,
-            tuple(v for k, v in options if k == "access"),
-            next((v for k, v in options if k == "reset"), None), value, text(doc),
+            span_of(m), bits, ident(name), kind, tuple(o.value for o in options if o.kind == "access"),
+            others.get("reset"), value, text(doc),
         )  # fmt: skip
 
     def reg_fields(self, m: Meta, c: list[Any]) -> tuple[t.Field, ...]:
@@ -409,12 +425,14 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
     def reg(self, m: Meta, c: list[Any]) -> t.Reg:
         body = c.pop() if isinstance(c[-1], list) else []
         name, offset, kind, *options, value, doc = c
-        chosen = dict(o for o in options if o[0] != "access")
+        others = chosen(o for o in options if o.kind != "access")
+        handlers = some(body, t.Handler)
+        chosen(Option(h.span, h.kind, h) for h in handlers)
         return t.Reg(
             span_of(m), ident(name), number(offset) if offset is not None else None, kind,
-            tuple(v for k, v in options if k == "access"),
-            chosen.get("lanes"), chosen.get("reset"), chosen.get("hot", False), value,
-            some(body, t.Field), some(body, t.Handler), text(doc),
+            tuple(o.value for o in options if o.kind == "access"),
+            others.get("lanes"), others.get("reset"), others.get("hot", False), value,
+            some(body, t.Field), handlers, text(doc),
         )  # fmt: skip
 
     def read(self, m: Meta, c: list[Any]) -> t.Handler:
@@ -429,22 +447,23 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
     def write_python(self, m: Meta, c: list[Any]) -> t.Handler:
         return t.Handler(span_of(m), "write", None, (), ident(c[0]))
 
-    def why(self, m: Meta, c: list[Any]) -> Handle:
-        return "why", text(c[0])
+    def why(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "why", text(c[0]))
 
-    def reads(self, m: Meta, c: list[Any]) -> Handle:
-        return "reads", tuple(c)
+    def reads(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "reads", tuple(c))
 
-    def writes(self, m: Meta, c: list[Any]) -> Handle:
-        return "writes", tuple(c)
+    def writes(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "writes", tuple(c))
 
     def python(self, m: Meta, c: list[Any]) -> t.Python:
         file, name, *items = c
-        given = dict(items)
-        return t.Python(
-            span_of(m), text(file), ident(name), given.get("why", ""),
-            given.get("reads", ()), given.get("writes", ()),
-        )  # fmt: skip
+        reads, writes = (
+            tuple(reference for item in items if item.kind == kind for reference in item.value)
+            for kind in ("reads", "writes")
+        )
+        why = chosen(item for item in items if item.kind == "why").get("why", "")
+        return t.Python(span_of(m), text(file), ident(name), why, reads, writes)
 
     # the file
 

@@ -43,6 +43,9 @@ CODES = {
 MOST = 20
 """Errors shown a run; the rest are counted."""
 
+LONGEST = 1 << 18
+"""Bytes of a device file: bounds the time that any file takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -70,22 +73,21 @@ class Source:
     @staticmethod
     def read(path: Path) -> Source:
         """Read a file; `DeviceFileError` (E001) if it is no text or too long."""
-        limit = 1 << 20
         try:
             with path.open("rb") as file:
-                data = file.read(limit + 1)
+                data = file.read(LONGEST + 1)
         except OSError as error:
             raise DeviceFileError.single(
                 Source(str(path), ""), "E001", f"cannot read the file: {error.strerror}", NOWHERE
             ) from None
         empty = Source(str(path), "")
-        if len(data) > limit:
+        if len(data) > LONGEST:
             raise DeviceFileError.single(
-                empty, "E001", "the file is longer than 1 MiB", NOWHERE,
+                empty, "E001", "the file is longer than 256 KiB", NOWHERE,
                 help="a device file is a few hundred lines; is this one?",
             )  # fmt: skip
         try:
-            text = data.decode("utf-8")
+            text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise DeviceFileError.single(

@@ -7,6 +7,7 @@ when a message did not help somebody.
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 
 from lark import Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
@@ -22,6 +23,12 @@ SPOKEN = {
     "LEVEL": "'low' or 'high'", "ACCESS": "an access word (rw, ro, wo, ...)", "SPACE": "'io' or 'mmio'",
 }  # fmt: skip
 
+WORDS = (
+    "device block enum layout clock counter alarm state latch cycle let wave line drive io mmio reg proc on "
+    "python checkpoint read write if elif else match for return drop arm disarm pass step why reads writes"
+).split()
+"""The words that a line may begin with."""
+
 OPERATORS = frozenset({
     "COMPARE", "SIGN", "TERM", "SHIFT", "AMPERSAND", "CIRCUMFLEX", "VBAR", "_CONCAT", "_POWER", "AND", "OR",
     "IF", "IN", "DOT", "LPAR", "LSQB", "RISES", "FALLS", "TOGGLES",
@@ -30,7 +37,7 @@ OPERATORS = frozenset({
 
 GROUPS = (
     # (all of these may stand here, what they are together)
-    ({"NAME", "NUMBER", "LPAR", "NOT"}, "an expression"),
+    ({"NAME", "NUMBER", "LPAR"}, "an expression"),
     ({"STATE", "REG", "LET", "ON"}, "a declaration (state, reg, let, on, ...)"),
     ({"LET", "RETURN", "DROP", "PASS"}, "a statement"),
     ({"DEVICE", "BLOCK", "ENUM"}, "'device', 'block', 'enum' or 'layout'"),
@@ -99,8 +106,14 @@ def explain(error: UnexpectedInput, text: str) -> Reject:
 
 
 def hint(code: str, line: int) -> str:
+    """Help for a line that looks like a known mistake."""
     text = code.split("\n")[line - 1].rstrip() if line > 0 else ""
-    return next((words for pattern, words in HINTS if re.search(pattern, text)), "")
+    found = next((words for pattern, words in HINTS if re.search(pattern, text)), "")
+    first = re.match(r"\s*(\w+)", text)
+    if found or first is None or first[1] in WORDS:
+        return found
+    close = get_close_matches(first[1], WORDS, 1, 0.75)
+    return f"did you mean '{close[0]}'?" if close else ""
 
 
 def _character(error: UnexpectedCharacters, text: str, code: str) -> Reject:

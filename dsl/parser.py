@@ -17,7 +17,7 @@ from lark.indenter import DedentError, Indenter
 
 from . import mistakes
 from .build import Builder
-from .diagnostics import MOST, DeviceFileError, Diagnostic, Reject, Source, Span
+from .diagnostics import LONGEST, MOST, DeviceFileError, Diagnostic, Reject, Source, Span
 from .tree import File
 
 MAX_NESTING = 40
@@ -25,7 +25,7 @@ MAX_NESTING = 40
 MAX_INDENT = 160
 """In columns."""
 MAX_LINE = 2_000
-MOST_PARSED = 1 << 20
+MOST_PARSED = 1 << 18
 """Characters parsed in one run: bounds how often a long file is parsed again for its next error."""
 
 
@@ -70,6 +70,8 @@ def parse(source: Source) -> File:
             break
         if not found or not _follows_from(error.span.line, blanked, lines):
             found.append(error)
+        if error.code == "E003":
+            break
         gone = _blank(error.span.line, lines)
         if not gone:
             break
@@ -93,6 +95,10 @@ def attempt(text: str) -> File:
 
 def bound(source: Source) -> None:
     """Refuse what would make the parser or the checker slow or deep (E001, E003)."""
+    if len(source.text) > LONGEST:
+        raise DeviceFileError.single(
+            source, "E001", f"the text is longer than {LONGEST >> 10} Ki characters", Span(1, 1, 1, 2)
+        )
     depth = 0
     for number, (line, code) in enumerate(
         zip(source.text.split("\n"), mistakes.code_of(source.text).split("\n"), strict=True), 1
