@@ -152,7 +152,7 @@ REGION = _record(
     registers=_many(REGISTER),
     split=FLAG,
 )
-LINE = _record(Line, name=TEXT, doc=TEXT)
+LINE = _record(Line, name=TEXT, doc=TEXT, missed=TEXT, minimum=INTEGER, carries=NAMES)
 PARAM = _record(Param, name=TEXT, type=RANGE, default=INTEGER, slot=_or(TEXT, str, NOTHING), doc=TEXT)
 PYTHON = _record(
     Python,

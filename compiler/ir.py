@@ -378,11 +378,20 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An output line; line i is bit i of `lines` and element i of slot `rises`
-    (U32, modulo 2**32: rising edges since reset)."""
+    """An output line. Line i is element i of slot `rises` (U32, modulo 2**32:
+    rising edges since reset) and, for i < 32, bit i of `lines`.
+
+    A line from 32 on has no level, only pulses. `carries` are the slots whose
+    values go with an edge, by name: a message's address and data. `missed` is
+    the policy for ticks that fall due while another is pending ("": none), and
+    `minimum` the least time between two, in ns.
+    """
 
     name: str
     doc: str = ""
+    missed: str = ""
+    minimum: int = 0
+    carries: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
