@@ -73,7 +73,6 @@ class Device:
         self.bases = dict(bases)
         self.python: PythonTier | None = None
         self._watch = 0
-        self._lines_stale = False
 
     def placements(self) -> Iterator[tuple[Window, int | str]]:
         """Each window with its fixed base or the name of the parameter that holds it."""
@@ -88,12 +87,11 @@ class Device:
             instance.watch = 0
         instance.attention = 0
         self._watch = 0
-        if attention & ir.ATTENTION_LINES or self._lines_stale:
-            self._lines_stale = False
+        if attention & ir.ATTENTION_LINES:
             self._update_lines(OutputLine.update, now)
         if watch and self.python is not None:
             self.absorb(self.python.observe(watch, now), now)
-        return bool(instance.attention or self._watch or self._lines_stale)
+        return bool(instance.attention or self._watch)
 
     def absorb(self, outcome: Outcome, now: int) -> None:
         """Take in what Python did to the state; `attend` must follow."""
@@ -115,7 +113,6 @@ class Device:
         """After a restore: line levels afresh, every observer told. `attend` must follow."""
         self.instance.attention = 0
         self.instance.watch = 0
-        self._lines_stale = False
         self._update_lines(OutputLine.restart, now)
         self._watch = self.python.observers if self.python is not None else 0
 

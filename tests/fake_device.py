@@ -155,14 +155,20 @@ class FakeInstance:
         self.lines = self.slots["level"]
         self._rearm()
 
+    def commit(self, now: int) -> None:
+        """After `set`: what changed of the line is told."""
+        if self.lines != self.slots["level"]:
+            self.slots["rises"] += self.slots["level"]
+            self.attention |= ir.ATTENTION_LINES | ir.ATTENTION_WATCH
+            self.watch |= 2
+        self.resume(now)
+
     # --- slots and images ---
 
     def get(self, slot: str, *index: int) -> int:
         return self.slots[slot]
 
     def set(self, slot: str, value: int, *index: int) -> None:
-        if slot == "level":
-            self.slots["rises"] += value & ~self.slots["level"]
         self.slots[slot] = value
 
     def save(self, now: int) -> bytes:

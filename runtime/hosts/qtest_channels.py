@@ -154,12 +154,11 @@ class _Channel:
                 os.unlink(self.address.path or "")
 
     def _accept(self) -> bool:
+        """One client at a time, as in QEMU; the next waits in the kernel's queue."""
         assert self._listener is not None
         made, _ = self._listener.accept()
-        if self._socket is not None:
-            made.close()  # one client at a time, as in QEMU
-        else:
-            self._open(made)
+        self._selector.unregister(self._listener)
+        self._open(made)
         return True
 
     def _open(self, made: socket.socket) -> None:
@@ -187,6 +186,8 @@ class _Channel:
         if data and self.peer.feed(data):
             return True
         self._close()
+        if self._listener is not None:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         return self.address.server or isinstance(self.peer, QmpPeer)
 
     def _put(self, data: bytes) -> None:
