@@ -14,9 +14,9 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
-from .ir import Field, Line, Missed, Module, Param, Python, Range, Region, Register, Slot
+from .ir import Field, Line, Module, Param, Python, Range, Region, Register, Slot
 
 FORMAT = 1
 
