@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator
 
 from . import ir
-from .image import FORMAT_WRONG, LAYOUT, LENGTH, MAGIC_WRONG, PARAMETERS, VALUE, image_size
+from .image import FORMAT_WRONG, INSTANT, LAYOUT, LENGTH, MAGIC_WRONG, PARAMETERS, VALUE, image_size
 
 WIDTH = 96
 
@@ -32,6 +32,7 @@ REFUSALS = {
     "LAYOUT": (LAYOUT, "another version or layout of the device"),
     "PARAMETERS": (PARAMETERS, "parameters other than this instance's"),
     "VALUE": (VALUE, "a value outside its range"),
+    "INSTANT": (INSTANT, "saved after `now`: set the clock to the image's instant first"),
 }
 HEAD = (
     ("uint64_t", "deadline", "ns: the device next does something by itself; DEVC_NEVER if it will not"),
@@ -80,7 +81,8 @@ PROTOTYPES = (
     ),
     (
         "uint32_t {dev}_restore(" + STATE + ", uint64_t now, const uint8_t *image, uint64_t length)",
-        "0, or DEVC_RESTORE_*: why it is refused, and nothing has changed. Needs an initialised state.",
+        "0, or DEVC_RESTORE_*: why it is refused, and nothing has changed. Needs an initialised state.\n"
+        "The state is as of the image's own instant, and is then settled to `now`.",
     ),
 )
 

@@ -22,7 +22,7 @@ FORMAT = 1
 HEAD = struct.Struct("<8sIIQQ")
 """magic, format, the device's version, layout hash, `now` at the save."""
 
-LENGTH, MAGIC_WRONG, FORMAT_WRONG, LAYOUT, PARAMETERS, VALUE = range(1, 7)
+LENGTH, MAGIC_WRONG, FORMAT_WRONG, LAYOUT, PARAMETERS, VALUE, INSTANT = range(1, 8)
 """Why `DEV_restore` refuses an image, in the order in which it looks."""
 
 Buffer = bytes | bytearray | memoryview
@@ -31,7 +31,7 @@ _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 class ImageError(Exception):
-    """An image was refused; `code` is the one that `DEV_restore` returns (1..6)."""
+    """An image was refused; `code` is the one that `DEV_restore` returns (1..7)."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -81,12 +81,12 @@ def pack(module: Module, state: Buffer, now: int) -> bytes:
     )
 
 
-def check(module: Module, state: Buffer, image: Buffer) -> ImageError | None:
-    """Why `image` may not be restored into the instance that `state` belongs to, if so."""
+def check(module: Module, state: Buffer, image: Buffer, now: int) -> ImageError | None:
+    """Why `image` may not be restored at `now` into the instance that `state` belongs to, if so."""
     size = image_size(module)
     if len(image) != size:
         return ImageError(LENGTH, f"an image of {module.name} has {size} bytes, this one has {len(image)}")
-    magic, form, version, layout, _ = HEAD.unpack_from(image)
+    magic, form, version, layout, since = HEAD.unpack_from(image)
     if magic != MAGIC:
         return ImageError(MAGIC_WRONG, f"not a saved device: it begins with {magic!r}, not {MAGIC!r}")
     if form != FORMAT:
@@ -95,24 +95,28 @@ def check(module: Module, state: Buffer, image: Buffer) -> ImageError | None:
         return ImageError(LAYOUT, f"saved by version {version} of {module.name}, this is {module.version}")
     if layout != layout_hash(module):
         return ImageError(LAYOUT, f"saved with another layout of the state than this {module.name} has")
-    return _check_values(module, state, image)
+    refused = _check_values(module, state, image)
+    if refused is None and since > now:
+        refused = ImageError(INSTANT, f"saved at {since} ns, which is after the present instant, {now} ns")
+    return refused
 
 
-def unpack(module: Module, state: bytearray | memoryview, image: Buffer) -> int:
+def unpack(module: Module, state: bytearray | memoryview, image: Buffer, now: int) -> int:
     """Put a checked image into `state` and return the instant (ns) of its save.
 
     Everything that the image does not hold becomes 0; the caller then runs
-    `resume`. Raises `ImageError`, with nothing changed, for a refused image.
+    `resume` at that instant and settles to `now`. Raises `ImageError`, with
+    nothing changed, for a refused image.
     """
-    refused = check(module, state, image)
+    refused = check(module, state, image, now)
     if refused:
         raise refused
     codec = _codec(module.slots)
     state[:] = bytes(len(state))
     for place, value in zip(codec.places, codec.values.unpack_from(image, HEAD.size), strict=True):
         place.code.pack_into(state, place.offset, value)
-    now: int = HEAD.unpack_from(image)[4]
-    return now
+    since: int = HEAD.unpack_from(image)[4]
+    return since
 
 
 def slot_values(module: Module, image: Buffer) -> Mapping[tuple[str, tuple[int, ...]], int]:

@@ -330,11 +330,17 @@ layout:
 slots:
   %refusal = call i32 @"$dev..walk"(ptr %s, ptr %image, i32 1)
   %accepted = icmp eq i32 %refusal, 0
-  br i1 %accepted, label %accept, label %refuse
+  br i1 %accepted, label %instant, label %refuse
+instant:
+  %since.at = getelementptr i8, ptr %image, i64 $fixed_size
+  %since = call i64 @"$dev..take"(ptr %since.at, i64 8)
+  %future = icmp ugt i64 %since, %now
+  br i1 %future, label %refuse7, label %accept
 accept:
   call void @llvm.memset.p0.i64(ptr align 8 %s, i8 0, i64 $size, i1 false)
   %walked = call i32 @"$dev..walk"(ptr %s, ptr %image, i32 2)
-  call void @"${dev}_resume"(ptr %s, i64 %now)
+  call void @"${dev}_resume"(ptr %s, i64 %since)
+  call void @"${dev}_settle"(ptr %s, i64 %now)
   ret i32 0
 refuse:
   ret i32 %refusal
@@ -346,4 +352,6 @@ refuse3:
   ret i32 3
 refuse4:
   ret i32 4
+refuse7:
+  ret i32 7
 }""")

@@ -126,7 +126,10 @@ class Instance(ABC):
 
     @abstractmethod
     def restore(self, now: int, image: bytes) -> None:
-        """Take over an image's state. ImageError, and nothing changed, if it is refused."""
+        """Take over an image's state as of its own instant, and settle to `now`.
+
+        ImageError, and nothing changed, if it is refused; one from after `now` is.
+        """
 
     # --- the state ---
 
@@ -276,8 +279,8 @@ class ReferenceInstance(Instance):
         return pack(self.module, self._bytes, now & _U64)
 
     def restore(self, now: int, image: bytes) -> None:
-        unpack(self.module, self._bytes, image)
-        self.resume(now)
+        self.resume(unpack(self.module, self._bytes, image, now & _U64))
+        self.settle(now)
 
     def _check(self) -> None:
         """Nothing was left as the zeroed struct had it, if 0 is not of its type."""
@@ -369,7 +372,7 @@ class NativeInstance(Instance):
     def restore(self, now: int, image: bytes) -> None:
         code = self._functions["restore"](self._state, now, bytes(image), len(image))
         if code:
-            why = check(self.module, self._memory, image)
+            why = check(self.module, self._memory, image, now & _U64)
             raise ImageError(
                 code, str(why) if why else f"{self.module.name} refused the image with code {code}"
             )

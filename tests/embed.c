@@ -52,6 +52,11 @@ int main(void)
     ticker_save(&b, 61 * SECOND, copy);
     CHECK(memcmp(image, copy, sizeof image) == 0);
 
+    CHECK(ticker_restore(&b, 61 * SECOND - 1, image, sizeof image) == DEVC_RESTORE_INSTANT);
+    CHECK(ticker_restore(&b, 64 * SECOND, image, sizeof image) == 0 && b.settled == 64 * SECOND);
+    CHECK(b.lines == ticker_levels(&b, 64 * SECOND) && b.deadline == ticker_next(&b, 64 * SECOND));
+    CHECK(ticker_restore(&b, 61 * SECOND, image, sizeof image) == 0 && b.settled == 61 * SECOND);
+
     image[TICKER_IMAGE_SIZE - 5] ^= 0xff;
     copy[0] ^= 1;
     CHECK(ticker_restore(&b, 62 * SECOND, image, sizeof image - 1) == DEVC_RESTORE_LENGTH);

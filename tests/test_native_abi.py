@@ -110,7 +110,7 @@ def test_a_refused_image_says_why_and_changes_nothing(device: Device, what: str)
     before = device.bytes
     assert device.restored(9, content) == code
     assert device.bytes == before
-    refused = image.check(MODULE, before, content)
+    refused = image.check(MODULE, before, content, 9)
     assert refused is not None
     assert refused.code == code
 
@@ -120,6 +120,24 @@ def test_a_signed_value_inside_its_range_is_restored(device: Device, value: int)
     content = _with(device.saved(7), HEAD + 14, struct.pack("<h", value))
     assert device.restored(7, content) == 0
     assert device.value("bias") == value
+
+
+def test_an_image_from_after_the_present_instant_is_refused_last(device: Device) -> None:
+    content = device.saved(70)
+    before = device.bytes
+    assert device.restored(69, content) == image.INSTANT
+    assert device.restored(69, _with(content, HEAD + 25, b"\xff\xff")) == image.VALUE
+    assert device.bytes == before
+    assert device.restored(70, content) == 0
+
+
+def test_a_restore_settles_from_the_image_s_instant_to_the_caller_s(device: Device) -> None:
+    """The line is low at 1 s and high at 3 s, and what the edge was is counted."""
+    content = device.saved(1 * SECOND)
+    other = Device(MODULE)
+    assert other.restored(3 * SECOND, content) == 0
+    assert [other.value(name) for name in ("settled", "lines")] == [3 * SECOND, 1]
+    assert other.value("rises", 0) == 1
 
 
 def test_a_device_without_saved_slots_has_an_image_that_is_only_a_head() -> None:
