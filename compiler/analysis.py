@@ -7,25 +7,25 @@ function of stored state alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from . import arithmetic as a
 from . import ir
 
 Functions = Mapping[str, ir.Function]
+Names = dict[str, ir.Expr]
+Replace = Callable[[ir.Expr], "ir.Expr | None"]
 
 
 @dataclass(frozen=True)
 class Effects:
-    """Slots read and written, transitively, and whether time is looked at."""
+    """Slots read and written, transitively, whether time is looked at, and how deep calls nest."""
 
     reads: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
     time: bool = False
-
-    def __or__(self, other: Effects) -> Effects:
-        return Effects(self.reads | other.reads, self.writes | other.writes, self.time or other.time)
+    depth: int = 0
 
 
 class Analysis:
@@ -37,76 +37,106 @@ class Analysis:
 
     def of(self, name: str) -> Effects:
         if name not in self._known:
-            self._known[name] = self.of_block(self.functions[name].body)
+            inside = self.of_block(self.functions[name].body)
+            self._known[name] = replace(inside, depth=inside.depth + 1)
         return self._known[name]
 
     def of_block(self, block: ir.Block) -> Effects:
-        total = Effects()
-        for statement in walk(block):
-            if isinstance(statement, ir.Store):
-                total |= Effects(writes=frozenset((statement.slot,)))
-            for expr in expressions(statement):
-                total |= self.of_expr(expr)
-        return total
+        seen = list(walk(block))
+        stored = frozenset(statement.slot for statement in seen if isinstance(statement, ir.Store))
+        inside = self._of(
+            node for statement in seen for expr in expressions(statement) for node in nodes(expr)
+        )
+        return replace(inside, writes=inside.writes | stored)
 
     def of_expr(self, expr: ir.Expr) -> Effects:
-        total = Effects()
-        for node in nodes(expr):
+        return self._of(nodes(expr))
+
+    def _of(self, found: Iterable[ir.Expr]) -> Effects:
+        reads: set[str] = set()
+        writes: set[str] = set()
+        time, depth = False, 0
+        for node in found:
             if isinstance(node, ir.Load):
-                total |= Effects(reads=frozenset((node.slot,)))
+                reads.add(node.slot)
             elif isinstance(node, ir.Now):
-                total |= Effects(time=True)
+                time = True
             elif isinstance(node, ir.Call):
-                total |= self.of(node.function)
-        return total
+                called = self.of(node.function)
+                reads |= called.reads
+                writes |= called.writes
+                time, depth = time or called.time, max(depth, called.depth)
+        return Effects(frozenset(reads), frozenset(writes), time, depth)
 
-    def inline(self, expr: ir.Expr, replace: Callable[[ir.Expr], ir.Expr | None]) -> ir.Expr:
-        """The expression with calls of single-return functions replaced by their bodies.
+    def inline(self, expr: ir.Expr, replace: Replace) -> ir.Expr:
+        """The expression with the equations that it uses put in place; see `Inliner`."""
+        return Inliner(self.functions, replace)(expr)
 
-        `replace` may give another expression for a node (calls it answers are
-        not entered).
-        """
-        return self._inline(expr, {}, replace)
 
-    def _inline(
-        self, expr: ir.Expr, names: dict[str, ir.Expr], replace: Callable[[ir.Expr], ir.Expr | None]
-    ) -> ir.Expr:
+class Inliner:
+    """Replaces calls of single-return functions by their bodies.
+
+    `replace` may give another expression for a node (calls it answers are not
+    entered). Raises `TooLarge` where that leads too far.
+    """
+
+    MOST, DEEPEST = 20_000, 150
+
+    def __init__(self, functions: Functions, replace: Replace):
+        self.functions, self.replace = functions, replace
+        self._nodes = self._level = 0
+
+    def __call__(self, expr: ir.Expr) -> ir.Expr:
+        return self._inline(expr, {})
+
+    def _inline(self, expr: ir.Expr, names: Names) -> ir.Expr:
+        self._nodes += 1
+        self._level += 1
+        if self._nodes > self.MOST or self._level > self.DEEPEST:
+            raise TooLarge
+        built = self._rebuilt(expr, names)
+        chosen = self.replace(built)
+        if chosen is None:
+            chosen = self._entered(built) if isinstance(built, ir.Call) and built.now is None else built
+        self._level -= 1
+        return chosen
+
+    def _entered(self, call: ir.Call) -> ir.Expr:
+        function = self.functions[call.function]
+        last = function.body[-1] if len(function.body) == 1 else None
+        if not isinstance(last, ir.Return) or last.value is None:
+            return call
+        return self._inline(last.value, dict(zip((p for p, _ in function.params), call.args, strict=True)))
+
+    def _rebuilt(self, expr: ir.Expr, names: Names) -> ir.Expr:
         def go(e: ir.Expr) -> ir.Expr:
-            return self._inline(e, names, replace)
+            return self._inline(e, names)
 
         match expr:
             case ir.Var():
                 return names.get(expr.name, expr)
             case ir.Load():
-                built: ir.Expr = ir.Load(expr.slot, tuple(go(i) for i in expr.index), expr.type)
+                return ir.Load(expr.slot, tuple(go(i) for i in expr.index), expr.type)
             case ir.Binary():
-                built = a.binary(expr.op, go(expr.left), go(expr.right))
+                return a.binary(expr.op, go(expr.left), go(expr.right))
             case ir.Not():
-                built = a.negate(go(expr.operand))
+                return a.negate(go(expr.operand))
             case ir.Cond():
-                built = a.cond(go(expr.test), go(expr.then), go(expr.orelse))
+                return a.cond(go(expr.test), go(expr.then), go(expr.orelse))
             case ir.Narrow():
                 inner = go(expr.operand)
-                built = inner if expr.type.contains(inner.type) else ir.Narrow(inner, expr.type)
+                return inner if expr.type.contains(inner.type) else ir.Narrow(inner, expr.type)
             case ir.Ticks():
-                built = ir.Ticks(go(expr.ns), go(expr.hz), expr.type)
+                return ir.Ticks(go(expr.ns), go(expr.hz), expr.type)
             case ir.Nanos():
-                built = ir.Nanos(go(expr.ticks), go(expr.hz))
+                return ir.Nanos(go(expr.ticks), go(expr.hz))
             case ir.Call():
-                built = ir.Call(expr.function, tuple(go(x) for x in expr.args), expr.type, expr.now)
-            case _:
-                built = expr
-        chosen = replace(built)
-        if chosen is not None:
-            return chosen
-        if isinstance(built, ir.Call) and built.now is None:
-            function = self.functions[built.function]
-            if len(function.body) == 1 and isinstance(function.body[0], ir.Return):
-                value = function.body[0].value
-                assert value is not None
-                inner_names = dict(zip((p for p, _ in function.params), built.args, strict=True))
-                return self._inline(value, inner_names, replace)
-        return built
+                return ir.Call(expr.function, tuple(go(x) for x in expr.args), expr.type, expr.now)
+        return expr
+
+
+class TooLarge(Exception):
+    """An expression grows too large when the equations in it are put in place."""
 
 
 def walk(block: ir.Block) -> Iterator[ir.Stmt]:

@@ -79,6 +79,29 @@ def either(a: ir.Expr, b: ir.Expr) -> ir.Expr:
     return cond(a, TRUE, b)
 
 
+def any_of(tests: list[ir.Expr]) -> ir.Expr:
+    """Whether one of several conditions holds; as deep as the logarithm of their number."""
+    if len(tests) < 2:
+        return tests[0] if tests else FALSE
+    middle = len(tests) // 2
+    return either(any_of(tests[:middle]), any_of(tests[middle:]))
+
+
+def one_of(subject: ir.Expr, values: set[int]) -> ir.Expr:
+    """Whether a value is one of several constants."""
+    tests, ordered = [], sorted(values)
+    while ordered:
+        first = last = ordered[0]
+        while ordered and ordered[0] <= last + 1:
+            last = ordered.pop(0)
+        low, high = ir.Const(first), ir.Const(last)
+        same = first == last
+        tests.append(
+            eq(subject, low) if same else both(binary("le", low, subject), binary("le", subject, high))
+        )
+    return any_of(tests)
+
+
 def negate(a: ir.Expr) -> ir.Expr:
     if isinstance(a, ir.Const):
         return ir.Const(1 - a.value)

@@ -60,10 +60,12 @@ class Blocks:
                     raise Reject("E103", "a clock's name is needed here", argument.span)
                 clock = self.unit.refs.clock(t.Ident(argument.span, argument.name), Context(scope, ()))
                 inner.names[name] = clock
-                inner.used.add(name)
+                self.unit.diagnostics.used.add(item.name.span)
             else:
                 inner.define(
-                    InputDef(name, item.name.span, f"{inner.prefix}{name}", self.unit.type(item.type, inner))
+                    InputDef(
+                        name, item.name.span, f"{inner.prefix}{name}.in", self.unit.type(item.type, inner)
+                    )
                 )
 
     def _finish_inputs(self, tree: t.Instance, inner: Scope, scope: Scope) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 NEGATED = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
+MOST_OF_RANGE = 256
+"""Values of one pattern."""
+
 
 class Branches:
     """Cases and conditions of one device's matches and branches."""
@@ -28,23 +31,35 @@ class Branches:
         self.unit = unit
 
     def cases(
-        self, subject: Value, patterns: list[tuple[t.Pattern, ...]], ctx: Context, span: Span
+        self,
+        subject: Value,
+        patterns: list[tuple[t.Pattern, ...]],
+        ctx: Context,
+        span: Span,
+        source: ir.Expr | None = None,
     ) -> list[tuple[tuple[int, ...] | None, Context]]:
         """For each case the values it takes (None: all that are left) and its context.
 
-        Every value of the subject has exactly one case (E303).
+        Every value of the subject has exactly one case (E303). `source` is the
+        expression that the subject was copied from.
         """
         left, result = _Remaining(subject.type), []
         for group in patterns:
-            inner, values, rest = ctx.inner(), [], False
+            self.unit.budget.step(span)
+            inner = ctx.inner()
+            values: list[int] = []
+            rest = False
             for pattern in group:
-                if left.empty:
-                    raise Reject("E303", "the cases above take every value already", pattern.span)
-                chosen = self._pattern(pattern, subject, inner, left)
-                rest = rest or chosen is None
+                if left.empty or rest:
+                    raise Reject("E303", "the cases above take every value already", pattern.span,
+                                 "remove this case")  # fmt: skip
+                chosen = self._pattern(pattern, subject, inner, left, values)
+                rest = chosen is None
                 values += chosen or []
+            self.unit.warn_unused(inner.scope)
             known = left.range if rest else ir.Range(min(values), max(values))
-            result.append((None if rest else tuple(values), inner.knowing({subject.expr: known})))
+            facts = {bare(expr): known for expr in (subject.expr, source) if expr is not None}
+            result.append((None if rest else tuple(values), inner.knowing(facts)))
             left.take(None if rest else values)
         if not left.empty:
             missing = self._spoken(subject, left.range.lo)
@@ -52,13 +67,15 @@ class Branches:
         return result
 
     def _pattern(
-        self, pattern: t.Pattern, subject: Value, inner: Context, left: _Remaining
+        self, pattern: t.Pattern, subject: Value, inner: Context, left: _Remaining, group: list[int]
     ) -> list[int] | None:
+        """The values that a pattern takes, all of them possible and new; None for all others."""
         if isinstance(pattern, t.AnyPattern):
             return None
         if isinstance(pattern, t.RangePattern):
-            if pattern.hi - pattern.lo > 256 or pattern.hi < pattern.lo:
-                raise Reject("E303", "a case takes a range of 1 to 256 values", pattern.span)
+            if not 0 <= pattern.hi - pattern.lo < MOST_OF_RANGE:
+                raise Reject("E303", f"a case takes a range of 1 to {MOST_OF_RANGE} values", pattern.span,
+                             "write it LOW..HIGH; '_' takes all other values")  # fmt: skip
             values = list(range(pattern.lo, pattern.hi + 1))
         else:
             member = self._member_value(pattern.name, subject, inner.scope)
@@ -67,15 +84,13 @@ class Branches:
                 inner.scope.define(LocalDef(pattern.name, pattern.span, local))
                 return None
             values = [member]
-        fresh = [v for v in values if left.has(v)]
-        if not fresh:
-            raise Reject(
-                "E303",
-                f"the subject is never {self._spoken(subject, values[0])} here",
-                pattern.span,
-                f"it is {show(subject.type)}, less the cases above",
-            )
-        return fresh
+        for value in values:
+            if not left.has(value) or value in group:
+                spoken = self._spoken(subject, value)
+                twice = value in left.taken or value in group
+                why = f"{spoken} has a case already" if twice else f"the subject is never {spoken} here"
+                raise Reject("E303", why, pattern.span, f"it is {show(subject.type)}, less the cases above")
+        return values
 
     @staticmethod
     def _member_value(name: str, subject: Value, scope: Scope) -> int | None:
@@ -85,7 +100,7 @@ class Branches:
         while inside is not None:
             found = inside.names.get(name)
             if isinstance(found, ConstDef) and isinstance(found.value.expr, ir.Const):
-                inside.used.add(name)
+                inside.use(name)
                 return found.value.expr.value
             inside = inside.parent
         return None
@@ -106,21 +121,33 @@ class Branches:
                 return {**left, **self.facts(node.right, ctx.knowing(left), holds)}
             case t.Binary() if node.op in MIRRORED:
                 return self._comparison_facts(node, ctx, holds)
+            case t.Name() | t.Attribute() | t.Index():
+                latch = self.unit.refs.latch(node, ctx)
+                if latch is not None:
+                    return {ir.Load(latch.entity.full, latch.place, ir.BOOL): ir.Range(holds, holds)}
             case t.Member() if holds:
-                values = [self.unit.expr.value(c, ctx).type for c in node.choices]
-                known = ir.Range(min(v.lo for v in values), max(v.hi for v in values))
-                return {self.unit.expr.value(node.value, ctx).expr: known}
+                pairs = [self.unit.expr.pair(node.value, choice, ctx) for choice in node.choices]
+                kinds = [other.type for _, other in pairs]
+                known = ir.Range(min(k.lo for k in kinds), max(k.hi for k in kinds))
+                return {bare(pairs[0][0].expr): known}
         return {}
 
     def _comparison_facts(self, node: t.Binary, ctx: Context, holds: bool) -> dict[ir.Expr, ir.Range]:
-        left, right = self.unit.expr.value(node.left, ctx).expr, self.unit.expr.value(node.right, ctx).expr
+        left, right = (side.expr for side in self.unit.expr.pair(node.left, node.right, ctx))
         op = node.op if holds else NEGATED[node.op]
         found: dict[ir.Expr, ir.Range] = {}
         for subject, relation, other in ((left, op, right.type), (right, MIRRORED[op], left.type)):
             known = _bounded(subject.type, relation, other)
             if not isinstance(subject, ir.Const) and known.lo <= known.hi:
-                found[subject] = known
+                found[bare(subject)] = known
         return found
+
+
+def bare(expr: ir.Expr) -> ir.Expr:
+    """The expression, without what is already known of it: as facts are kept."""
+    while isinstance(expr, ir.Narrow):
+        expr = expr.operand
+    return expr
 
 
 class _Remaining:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import ir, timing
-from .analysis import Analysis
 from .builtins import BUILTINS
 from .scope import (
     ADDRESSES,
@@ -206,8 +205,12 @@ class Declarations:
             tree.type.name if isinstance(tree.type, t.NamedType) and tree.type.name in ADDRESSES else None
         )
         kind = TypeInfo(ADDRESSES[address]) if address else self.type(tree.type, scope)
-        default = self.unit.reset_value(tree.default, kind, scope)
-        slot = None if address else self.unit.slot(scope, name, kind, kind="param", reset=default)
+        default = self.unit.reset_value(tree.default, kind, scope, name)
+        slot = (
+            None
+            if address
+            else self.unit.slot(scope, name, kind, kind="param", reset=default, span=tree.name.span)
+        )
         scope.define(ParamDef(name, tree.name.span, kind, slot))
         self.unit.params.append(ir.Param(name, kind.range, default, slot, tree.doc))
 
@@ -230,7 +233,7 @@ class Declarations:
         if not ir.Range(1, ir.MAX_HZ).contains(hz.type):
             raise Reject("E201", "a clock runs at 1 Hz to 1 GHz", tree.hz.span,
                          "a tick of less than 1 ns would fall between two instants")  # fmt: skip
-        scope.define(ClockDef(tree.name.text, tree.name.span, hz.expr))
+        scope.define(ClockDef(tree.name.text, tree.name.span, hz.expr, scope.prefix + tree.name.text))
 
     def _counter(self, tree: t.Counter, scope: Scope) -> None:
         clock = self.unit.refs.clock(tree.clock, Context(scope, scope.place))
@@ -238,11 +241,13 @@ class Declarations:
         if kind.width is None or kind.nominal is not None:
             raise Reject("E205", "a counter wraps at a whole number of bits: u1..u64", tree.type.span)
         name = tree.name.text
-        base = self.unit.slot(scope, f"{name}.base", kind)
-        tick = self.unit.slot(scope, f"{name}.tick", TypeInfo(timing.ticks(clock).type))
+        base = self.unit.slot(scope, f"{name}.base", kind, span=tree.name.span)
+        tick = self.unit.slot(scope, f"{name}.tick", TypeInfo(timing.ticks(clock).type), span=tree.name.span)
         on = None
         if tree.condition is not None:
-            on = self.unit.slot(scope, f"{name}.on", TypeInfo(ir.BOOL, 1), kind="derived")
+            on = self.unit.slot(
+                scope, f"{name}.on", TypeInfo(ir.BOOL, 1), kind="derived", span=tree.name.span
+            )
         function = f"{scope.prefix}{name}.value"
         counter = CounterDef(name, tree.name.span, base, tick, on, kind.width, clock, function)
         scope.define(counter)
@@ -254,7 +259,7 @@ class Declarations:
         condition = None
         if tree.condition is not None:
             condition = self.unit.expr.truth(tree.condition, Context(scope, scope.place))
-            if Analysis(self.unit.functions).of_expr(condition).time:
+            if self.unit.analysis.of_expr(condition).time:
                 raise Reject(
                     "E501",
                     "a counter runs while a condition over stored state holds; this changes with time",
@@ -266,22 +271,22 @@ class Declarations:
     def _alarm(self, tree: t.Alarm, scope: Scope) -> None:
         clock = self.unit.refs.clock(tree.clock, Context(scope, scope.place))
         kind = TypeInfo(ir.U64)
-        slot = self.unit.slot(scope, tree.name.text, kind, reset=ir.NEVER)
-        due = self.unit.slot(scope, f"{tree.name.text}.due", kind, kind="derived")
+        slot = self.unit.slot(scope, tree.name.text, kind, reset=ir.NEVER, span=tree.name.span)
+        due = self.unit.slot(scope, f"{tree.name.text}.due", kind, kind="derived", span=tree.name.span)
         scope.define(AlarmDef(tree.name.text, tree.name.span, slot, due, clock))
 
     def _state(self, tree: t.State, scope: Scope) -> None:
         kind = self.type(tree.type, scope)
         if tree.count is not None and not 1 <= tree.count <= 4096:
             raise Reject("E201", "an array has 1 to 4096 elements", tree.name.span)
-        reset = self.unit.reset_value(tree.reset, kind, scope)
-        slot = self.unit.slot(scope, tree.name.text, kind, count=tree.count, reset=reset)
+        reset = self.unit.reset_value(tree.reset, kind, scope, tree.name.text)
+        slot = self.unit.slot(scope, tree.name.text, kind, count=tree.count, reset=reset, span=tree.name.span)
         scope.define(StateDef(tree.name.text, tree.name.span, slot, kind, tree.count))
 
     def _latch(self, tree: t.Latch, scope: Scope) -> None:
         kind = self.type(tree.type, scope)
-        slot = self.unit.slot(scope, tree.name.text, kind, reset=kind.range.lo)
-        full = self.unit.slot(scope, f"{tree.name.text}.full", TypeInfo(ir.BOOL, 1))
+        slot = self.unit.slot(scope, tree.name.text, kind, reset=kind.range.lo, span=tree.name.span)
+        full = self.unit.slot(scope, f"{tree.name.text}.full", TypeInfo(ir.BOOL, 1), span=tree.name.span)
         scope.define(LatchDef(tree.name.text, tree.name.span, slot, full, kind))
 
     def _cycle(self, tree: t.Cycle, scope: Scope) -> None:
@@ -291,14 +296,16 @@ class Declarations:
             raise Reject("E102", "a cycle has two or more phases of different names", tree.span)
         self._members(phases, tree.phases, scope)
         for name in tree.names:
-            slot = self.unit.slot(scope, name.text, TypeInfo(ir.Range(0, len(members) - 1), phases.width))
+            kind = TypeInfo(ir.Range(0, len(members) - 1), phases.width)
+            slot = self.unit.slot(scope, name.text, kind, span=name.span)
             scope.define(CycleDef(name.text, name.span, slot, phases))
 
     # --- equations -----------------------------------------------------------------
 
     def _let(self, tree: t.Let, scope: Scope) -> None:
         kind = self.type(tree.type, scope) if tree.type is not None else None
-        scope.define(self.unit.equation(scope.prefix + tree.name.text, tree.name, kind, tree.value, scope))
+        function = f"{scope.prefix}{tree.name.text}.let"
+        scope.define(self.unit.equation(function, tree.name, kind, tree.value, scope))
 
     def _finish_let(self, tree: t.Let, scope: Scope) -> None:
         entity = scope.names.get(tree.name.text)
@@ -340,9 +347,10 @@ class Declarations:
         self.unit.lines.append(line)
 
     def _finish_drive(self, tree: t.Drive, scope: Scope) -> None:
-        line = self.unit.scope.find(tree.line.text, tree.line.span)
+        name = tree.line.name if isinstance(tree.line, t.Name) else "this"
+        line = self.unit.scope.names.get(name)
         if not isinstance(line, LineDef):
-            raise Reject("E103", f"'{tree.line.text}' is not a line", tree.line.span)
+            raise Reject("E103", f"'{name}' is not a line", tree.line.span)
         if line.driver is not None:
             raise Reject(
                 "E502",
@@ -355,7 +363,7 @@ class Declarations:
 
     def _proc(self, tree: t.Proc, scope: Scope) -> None:
         inputs = [(i.name, self.type(i.type, scope)) for i in tree.inputs]
-        function = f"{scope.prefix}{tree.name.text}"
+        function = f"{scope.prefix}{tree.name.text}.do"
 
         def build() -> None:
             ctx = Context(scope, scope.place, pure=False, statement=True, line=tree.span.line).inner()

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import NOWHERE, Diagnostic, Diagnostics, Reject, Source
+from ..dsl.diagnostics import NOWHERE, Diagnostic, Diagnostics, Reject, Source, Span
 from . import arithmetic as a
-from . import ir, timing
+from . import budget, ir, timing
 from .analysis import Analysis
 from .blocks import Blocks
 from .branches import Branches
@@ -26,18 +26,30 @@ from .python_parts import PythonParts
 from .references import References
 from .registers import Registers
 from .scope import (
+    KINDS,
+    AlarmDef,
+    BlockDef,
+    ClockDef,
     Context,
-    Entity,
+    CounterDef,
+    CycleDef,
     EnumDef,
+    InputDef,
     InstanceDef,
+    LatchDef,
     LayoutDef,
     LetDef,
     LineDef,
+    LocalDef,
+    ParamDef,
     ProcDef,
+    PythonDef,
     Scope,
+    StateDef,
     TypeInfo,
     Value,
     WaveDef,
+    cyclic,
 )
 from .settling import Settling, elements
 from .statements import Statements
@@ -100,7 +112,8 @@ class Unit:
         self.pythons = PythonParts(self)
         self.declarations = Declarations(self)
         self._sensitive: frozenset[str] = frozenset()
-        self._analysis = Analysis(self.functions)
+        self.analysis = Analysis(self.functions)
+        self.budget = budget.Budget()
 
     # --- the file ----------------------------------------------------------------
 
@@ -171,6 +184,13 @@ class Unit:
     ) -> None:
         assert name not in self.functions, name
         self.functions[name] = ir.Function(name, parameters, result, tuple(body), exported, line, rare)
+        if self.analysis.of(name).depth > budget.MAX_CALLS:
+            raise Reject(
+                "E003",
+                f"more than {budget.MAX_CALLS} equations or procedures use one another in a row",
+                Span(line or 1, 1, line or 1, 2),
+                "combine some of them",
+            )
 
     def call(self, name: str, kind: ir.Range = ir.BOOL) -> ir.Call:
         return ir.Call(name, (), kind)
@@ -183,21 +203,31 @@ class Unit:
         kind: str = "state",
         count: int | None = None,
         reset: int = 0,
+        span: Span = NOWHERE,
     ) -> str:
         """Declare a slot in a scope's group of the struct; its full name."""
         full = scope.prefix + name
+        assert full not in self.slots, full
+        blocks = scope.index[1] if scope.index is not None else 1
+        self.budget.store((count or 1) * blocks, span)
         self.slots[full] = SlotSpec(full, kind_of.range, kind, scope, count, reset)
         return full
 
     def type(self, tree: t.Type, scope: Scope) -> TypeInfo:
         return self.declarations.type(tree, scope)
 
-    def reset_value(self, tree: t.Expr | None, kind: TypeInfo, scope: Scope) -> int:
+    def reset_value(self, tree: t.Expr | None, kind: TypeInfo, scope: Scope, name: str) -> int:
+        """A constant of the type; its least value if none is written."""
         if tree is None:
             return max(0, kind.range.lo)
-        found = self.expr.fit(tree, Context(scope, ()), kind, "it")
+        found = self.expr.fit(tree, Context(scope, scope.place), kind, f"'{name}'")
         if not isinstance(found, ir.Const):
-            raise Reject("E103", "a reset value is a constant", tree.span)
+            raise Reject(
+                "E103",
+                f"what '{name}' is at reset must be a constant",
+                tree.span,
+                "write the number out; what follows from parameters is an equation (let)",
+            )
         return found.value
 
     def equation(
@@ -209,7 +239,7 @@ class Unit:
             ctx = Context(scope, scope.place)
             found = self.expr.value(tree, ctx, kind)
             if kind is not None:
-                self.expr.fit(tree, ctx, kind, f"'{name.text}'")
+                self.expr.fitted(found, kind, tree, f"'{name.text}'")
                 found = Value(found.expr, kind.width, kind.nominal, found.unit)
             if not isinstance(found.expr, ir.Const):
                 self.function(function, scope.parameters, found.type, [ir.Return(found.expr)], name.span.line)
@@ -218,34 +248,39 @@ class Unit:
         return LetDef(name.text, name.span, function, build)
 
     def procedure(self, proc: ProcDef) -> None:
-        if proc.active:
-            raise Reject("E104", f"procedure '{proc.name}' calls itself", proc.span,
-                         "nothing recurses, so that every handler ends")  # fmt: skip
-        if not proc.done:
-            proc.active = True
-            try:
-                proc.elaborate()
-            finally:
-                proc.active = False
-            proc.done = True
+        """Elaborate a procedure at its first use."""
+        proc.progress.run(
+            proc.elaborate, lambda: cyclic(proc, "nothing recurses, so that every handler ends")
+        )
 
     def is_sensitive(self, function: str) -> bool:
         """Whether a handler writes what lines, deadlines or other functions of `commit` depend on."""
-        return bool(self._analysis.of(function).writes & self._sensitive)
+        return bool(self.analysis.of(function).writes & self._sensitive)
 
     def warn_unused(self, scope: Scope) -> None:
-        for entity in scope.unused():
-            what = _KINDS.get(type(entity), "name")
-            if not (isinstance(entity, EnumDef) and entity.anonymous):
-                self.diagnostics.warn(
-                    "W101", f"{what} '{entity.name}' is never used", entity.span, "remove it"
-                )
+        """W101 for the names of a scope that nothing turns out to refer to."""
+        for entity in scope.names.values():
+            if isinstance(entity, _UNUSED):
+                message = f"{KINDS[type(entity)]} '{entity.name}' is never used"
+                self.diagnostics.idle.append(Diagnostic("W101", message, entity.span, "remove it"))
 
 
-_KINDS: dict[type[Entity], str] = {
-    EnumDef: "enum",
-    LayoutDef: "layout",
-    LetDef: "equation",
-    WaveDef: "wave",
-    ProcDef: "procedure",
-}
+_UNUSED = (
+    AlarmDef,
+    BlockDef,
+    ClockDef,
+    CounterDef,
+    CycleDef,
+    EnumDef,
+    InputDef,
+    LatchDef,
+    LayoutDef,
+    LetDef,
+    LocalDef,
+    ParamDef,
+    ProcDef,
+    PythonDef,
+    StateDef,
+    WaveDef,
+)
+"""What does nothing by itself."""

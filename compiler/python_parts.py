@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import ir
-from .analysis import Analysis
 from .scope import Context, FieldDef, PythonDef, Ref, RegDef, Scope, StateDef, TypeInfo, spell
 from .settling import Watch
 
@@ -39,7 +38,7 @@ class PythonParts:
         reads = tuple(self._read(node, scope, entity, serves) for node in tree.reads)
         kind = "handler" if serves else "observer"
         if not serves:
-            scope.used.add(entity.name)
+            scope.use(entity.name)
             if not reads:
                 raise Reject("E601", f"observer '{entity.name}' reads nothing", tree.span, "reads NAME, ...")
         self.parts[entity.index] = ir.Python(
@@ -77,11 +76,11 @@ class PythonParts:
     ) -> tuple[str, str, tuple[int, ...]]:
         """A value that Python sees, kept in a slot that follows it."""
         found = self.unit.expr.value(node, Context(scope, ()))
-        if Analysis(self.unit.functions).of_expr(found.expr).time:
+        if self.unit.analysis.of_expr(found.expr).time:
             raise Reject("E601", "Python observes what is stored; this changes with time", node.span,
                          "read what the value depends on, and work it out there")  # fmt: skip
         name = spell(node)
         kind = TypeInfo(found.type.join(ir.BOOL))  # 0 before the first reset
-        slot = self.unit.slot(scope, f"{entity.name} sees {name}", kind, kind="derived")
+        slot = self.unit.slot(scope, f"{entity.name} sees {name}", kind, kind="derived", span=node.span)
         self.unit.settling.watches.append(Watch(slot, found.expr, None if serves else entity.index))
         return name, slot, ()

@@ -23,11 +23,13 @@ from .scope import (
     InputDef,
     InstanceDef,
     LatchDef,
+    LatchRef,
     LayoutDef,
     LetDef,
     LocalDef,
     ParamDef,
     Place,
+    ProcDef,
     Ref,
     RegDef,
     Resolved,
@@ -36,7 +38,9 @@ from .scope import (
     TypeInfo,
     Value,
     WaveDef,
+    cyclic,
     show,
+    spoken,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +79,7 @@ class References:
                 kind = ir.Range(0, len(entity.phases.members) - 1)
                 return Value(ir.Load(entity.slot, place, kind), entity.phases.width, entity.phases)
             case CounterDef():
-                return Value(timing.counter_value(entity, place), entity.bits, unit=entity.clock.name)
+                return Value(timing.counter_value(entity, place), entity.bits, unit=entity.clock.unit)
             case WaveDef():
                 self.unit.timing.wave(entity)
                 return Value(ir.Call(f"{entity.function}.level", place, ir.BOOL), 1)
@@ -95,23 +99,30 @@ class References:
                     span,
                     f"'{entity.name} or OTHER', 'take {entity.name}', or use it as a condition",
                 )
-        raise Reject("E103", f"'{entity.name}' has no value", span)
+        raise Reject("E103", f"'{entity.name}' is {spoken(entity)}, which has no value", span)
 
     def let(self, entity: LetDef, place: Place) -> Value:
         """A call of an equation, which is elaborated at its first use."""
-        if entity.active:
-            raise Reject("E104", f"'{entity.name}' depends on itself", entity.span,
-                         "an equation may use only what does not use it")  # fmt: skip
-        if entity.value is None:
-            entity.active = True
-            try:
-                entity.value = entity.elaborate()
-            finally:
-                entity.active = False
+
+        def elaborate() -> None:
+            entity.value = entity.elaborate()
+
+        entity.progress.run(
+            elaborate, lambda: cyclic(entity, "an equation may use only what does not use it")
+        )
         found = entity.value
+        assert found is not None
         if isinstance(found.expr, ir.Const):
             return found
         return replace(found, expr=ir.Call(entity.function, place, found.type))
+
+    def latch(self, node: t.Expr, ctx: Context) -> LatchRef | None:
+        """The latch that a reference stands for, if it does for one."""
+        if isinstance(node, (t.Name, t.Attribute, t.Index)):
+            seen = self.resolve(node, ctx)
+            if isinstance(seen, Ref) and isinstance(seen.entity, LatchDef):
+                return LatchRef(seen.entity, seen.place)
+        return None
 
     def _field(self, entity: FieldDef, place: Place) -> Value:
         if entity.value is not None:
@@ -151,7 +162,10 @@ class References:
                 case InstanceDef():
                     if base.entity.count is not None and not base.place:
                         raise Reject(
-                            "E103", f"'{base.entity.name}' is an array; say which element", node.span
+                            "E103",
+                            f"'{base.entity.name}' is an array; say which element",
+                            node.base.span,
+                            f"{base.entity.name}[0].{name}, or 'for c in {base.entity.name}'",
                         )
                     return Ref(self._inside(base.entity.scope, node.name), base.place)
                 case RegDef() if name in base.entity.fields:
@@ -167,11 +181,16 @@ class References:
                     self.unit.timing.wave(base.entity)
                     kind = timing.attribute_range(name, base.entity)
                     call = ir.Call(f"{base.entity.function}.{name}", base.place, kind)
-                    return Value(call, unit=base.entity.counter.clock.name)
+                    return Value(call, unit=base.entity.counter.clock.unit)
         found = base if isinstance(base, Value) else self.load(base, ctx, node.base.span)
         if isinstance(found.nominal, LayoutDef):
             return self._layout_field(found, found.nominal, node)
-        raise Reject("E101", f"there is no '{name}' in this", node.name.span)
+        raise Reject(
+            "E101",
+            f"there is no '{name}' in this",
+            node.name.span,
+            "layouts, registers, blocks and waves have parts; Layout(VALUE) lays one over a number",
+        )
 
     @staticmethod
     def _layout_field(found: Value, layout: LayoutDef, node: t.Attribute) -> Value:
@@ -199,7 +218,7 @@ class References:
             )
         found = base if isinstance(base, Value) else self.load(base, ctx, node.base.span)
         position = self.unit.expr.value(node.index, ctx).expr
-        self._is_bits(found, position, node)
+        self._is_bits(found, position, node, node.index.span)
         return Value(a.wrap(a.binary("shr", found.expr, position), 1), 1)
 
     def _bounded(self, node: t.Expr, ctx: Context, count: int, name: str) -> ir.Expr:
@@ -214,25 +233,27 @@ class References:
         return index
 
     @staticmethod
-    def _is_bits(found: Value, position: ir.Expr, node: t.Index | t.Slice) -> None:
+    def _is_bits(found: Value, position: ir.Expr, node: t.Index | t.Slice, at: Span) -> None:
+        """Bits are of a number that is not negative, and within its width where that is exact."""
         if found.type.lo < 0:
-            raise Reject(
-                "E201", "bits are taken of a number that may be negative", node.span, "wrap(...) it first"
-            )
-        if not ir.Range(0, 63).contains(position.type):
-            raise Reject("E203", f"the bit may be {show(position.type)}, outside 0..63", node.span)
+            raise Reject("E201", "bits are taken of a number that may be negative", node.span,
+                         "wrap(...) it first, as 'let x: u16 = wrap(...)'")  # fmt: skip
+        width = found.width or 64
+        if not ir.Range(0, width - 1).contains(position.type):
+            of = f"the value has {width} bits, and " if found.width else ""
+            raise Reject("E203", f"{of}the bit may be {show(position.type)}, outside 0..{width - 1}", at,
+                         "narrow the index, or branch on it first")  # fmt: skip
 
     def _slice(self, node: t.Slice, ctx: Context) -> Value:
         base = self.resolve(node.base, ctx)
         found = base if isinstance(base, Value) else self.load(base, ctx, node.base.span)
         high = self.unit.expr.value(node.high, ctx).expr
         low = self.unit.expr.constant(node.low, ctx)
-        self._is_bits(found, high, node)
-        if low > high.type.lo:
-            raise Reject("E205", "the high bit may be below the low one", node.span)
+        self._is_bits(found, high, node, node.high.span)
+        if not 0 <= low <= high.type.lo:
+            raise Reject("E205", "the high bit may be below the low one", node.span,
+                         "the high bit comes first: [7:0]")  # fmt: skip
         if isinstance(high, ir.Const):
-            if found.width is not None and high.value >= found.width:
-                raise Reject("E203", f"bit {high.value} of a value of {found.width} bits", node.span)
             return Value(a.bits(found.expr, high.value, low), high.value - low + 1)
         mask = a.binary("shr", ir.Const(a.ONES), a.sub(ir.Const(63), high))
         # the top of the range is known by the exponent's own
@@ -249,9 +270,18 @@ class References:
             found = ctx.scope.find(name, node.function.span)
             if isinstance(found, LayoutDef):
                 if len(node.args) != 1:
-                    raise Reject("E103", f"'{name}' takes one value", node.span)
+                    raise Reject(
+                        "E103", f"layout '{name}' is laid over one value", node.span, f"{name}(VALUE)"
+                    )
                 inner = self.unit.expr.fit(node.args[0], ctx, found.type, f"layout '{name}'")
                 return Value(inner, found.type.width, found)
+            if not isinstance(found, ProcDef):
+                raise Reject(
+                    "E103",
+                    f"'{name}' cannot be called",
+                    node.function.span,
+                    f"what gives a value here is a layout, or one of {', '.join(builtins.BUILTINS)}",
+                )
         raise Reject("E301", "a procedure gives no value, and equations have no effects", node.span,
                      "call it as a statement, or use an equation (let)")  # fmt: skip
 

@@ -108,8 +108,8 @@ class Registers:
         elif tree.fields:
             self._fields(reg, scope, width)
         elif words.readable and not has_read:
-            reset = self.unit.reset_value(tree.reset, kind, scope)
-            reg.storage = self.unit.slot(scope, name, kind, reset=reset)
+            reset = self.unit.reset_value(tree.reset, kind, scope, name)
+            reg.storage = self.unit.slot(scope, name, kind, reset=reset, span=tree.name.span)
         return reg
 
     def _fields(self, reg: RegDef, scope: Scope, width: int) -> None:
@@ -142,7 +142,8 @@ class Registers:
                 f"{reg.function}.{tree.name.text}.is", tree.name, kind, tree.value, scope
             )
         else:
-            slot = self.unit.slot(scope, name, kind, reset=self.unit.reset_value(tree.reset, kind, scope))
+            reset = self.unit.reset_value(tree.reset, kind, scope, name)
+            slot = self.unit.slot(scope, name, kind, reset=reset, span=tree.name.span)
         return FieldDef(
             tree.name.text, tree.name.span, tree.bits.high, tree.bits.low, kind, slot, value, words, tree.doc
         )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Union
+from typing import Literal, Union
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import NOWHERE, Diagnostics, Reject, Span
+from ..dsl.diagnostics import Diagnostics, Reject, Span
 from . import ir
 
 ADDRESSES = {"port": ir.U16, "address": ir.U64}
@@ -48,6 +48,28 @@ class Value:
 # --- entities --------------------------------------------------------------
 
 
+class Progress:
+    """How far something is that is elaborated at its first use."""
+
+    def __init__(self) -> None:
+        self.stage: Literal["new", "active", "done", "failed"] = "new"
+
+    def run(self, elaborate: Callable[[], object], cycle: Callable[[], Reject]) -> None:
+        """Elaborate once; `cycle` is the error if this is being done already."""
+        if self.stage == "active":
+            raise cycle()
+        if self.stage == "failed":
+            raise Reject()
+        if self.stage == "new":
+            self.stage = "active"
+            try:
+                elaborate()
+            except Reject:
+                self.stage = "failed"
+                raise
+            self.stage = "done"
+
+
 @dataclass(eq=False)
 class Entity:
     name: str
@@ -78,6 +100,7 @@ class ConstDef(Entity):
 @dataclass(eq=False)
 class ClockDef(Entity):
     hz: ir.Expr
+    unit: str  # its full name: that of its ticks' type
 
 
 @dataclass(eq=False)
@@ -132,7 +155,7 @@ class LetDef(Entity):
     function: str
     elaborate: Callable[[], Value]
     value: Value | None = None  # the type of its calls
-    active: bool = False
+    progress: Progress = field(default_factory=lambda: Progress())
 
 
 @dataclass(eq=False)
@@ -149,8 +172,7 @@ class WaveDef(Entity):
     counter: CounterDef
     elaborate: Callable[[], None]
     longest: int = 0
-    active: bool = False
-    done: bool = False
+    progress: Progress = field(default_factory=lambda: Progress())
 
 
 @dataclass(eq=False)
@@ -158,8 +180,7 @@ class ProcDef(Entity):
     function: str
     inputs: list[tuple[t.Ident, TypeInfo]]
     elaborate: Callable[[], None]
-    active: bool = False
-    done: bool = False
+    progress: Progress = field(default_factory=lambda: Progress())
 
 
 @dataclass(eq=False)
@@ -256,6 +277,14 @@ class Ref:
     place: Place
 
 
+@dataclass(frozen=True)
+class LatchRef:
+    """A Ref that is known to be of a latch."""
+
+    entity: LatchDef
+    place: Place
+
+
 # --- scopes ----------------------------------------------------------------
 
 
@@ -266,28 +295,31 @@ class Scope:
     diagnostics: Diagnostics
     parent: Scope | None = None
     names: dict[str, Entity] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
     index: tuple[str, int] | None = None  # of a block array: parameter name, count
     prefix: str = ""  # of slots and functions
 
     def define(self, entity: Entity) -> None:
         """Add a name; E102 if this scope or one around it has it."""
+        self.check_free(entity.name, entity.span)
+        self.names[entity.name] = entity
+
+    def check_free(self, name: str, span: Span) -> None:
+        """E102 if this scope or one around it has the name."""
         scope: Scope | None = self
         while scope is not None:
-            if entity.name in scope.names:
-                before = scope.names[entity.name]
-                where = f"line {before.span.line}" if before.span != NOWHERE else "the language"
-                raise Reject("E102", f"'{entity.name}' is defined already, in {where}", entity.span,
-                             "choose another name")  # fmt: skip
+            if name in scope.names:
+                where = f"in line {scope.names[name].span.line}"
+                raise Reject("E102", f"'{name}' is defined already, {where}", span, "choose another name")
             scope = scope.parent
-        self.names[entity.name] = entity
 
     def find(self, name: str, span: Span) -> Entity:
         scope: Scope | None = self
         while scope is not None:
             if name in scope.names:
-                scope.used.add(name)
                 entity = scope.names[name]
+                scope.diagnostics.used.add(entity.span)
+                if isinstance(entity, ConstDef) and isinstance(entity.value.nominal, EnumDef):
+                    scope.diagnostics.used.add(entity.value.nominal.span)
                 if isinstance(entity, Poisoned):
                     raise Reject()
                 return entity
@@ -322,11 +354,10 @@ class Scope:
             return ()
         return ((self.index[0], ir.Range(0, self.index[1] - 1)),)
 
-    def unused(self) -> list[Entity]:
-        """Named here, used nowhere, and of a kind that does nothing by itself."""
-        kinds = (EnumDef, StateDef, LatchDef, CycleDef, AlarmDef, CounterDef, LetDef, WaveDef, ProcDef,
-                 ClockDef, LocalDef, InputDef, ParamDef, BlockDef, LayoutDef, PythonDef)  # fmt: skip
-        return [e for n, e in self.names.items() if n not in self.used and isinstance(e, kinds)]
+    def use(self, name: str) -> None:
+        """The name is used, though by no reference of its own."""
+        if name in self.names:
+            self.diagnostics.used.add(self.names[name].span)
 
 
 @dataclass
@@ -341,27 +372,67 @@ class Context:
     out: list[ir.Stmt] = field(default_factory=list)
     result: TypeInfo | None = None  # of a register's read
     line: int = 0
+    memo: dict[tuple[int, TypeInfo | None], Value] = field(default_factory=dict)  # of Expressions.value
+    _wiser: dict[frozenset[tuple[ir.Expr, ir.Range]], Context] = field(default_factory=dict)
 
     def knowing(self, facts: dict[ir.Expr, ir.Range]) -> Context:
+        """This context, where more is known."""
+        if not facts:
+            return self
+        key = frozenset(facts.items())
+        if key not in self._wiser:
+            self._wiser[key] = replace(self, facts=self._with(facts), memo={}, _wiser={})
+        return self._wiser[key]
+
+    def learn(self, facts: dict[ir.Expr, ir.Range]) -> None:
+        """More is known from here on."""
+        self.facts = self._with(facts)
+        self._fresh()
+
+    def forget(self, changed: Callable[[ir.Expr], bool]) -> None:
+        """What is known of values that changed no longer holds."""
+        self.facts = {k: v for k, v in self.facts.items() if not changed(k)}
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self.memo, self._wiser = {}, {}
+
+    def _with(self, facts: dict[ir.Expr, ir.Range]) -> dict[ir.Expr, ir.Range]:
         merged = dict(self.facts)
         for key, known in facts.items():
             old = merged.get(key, key.type)
             low, high = max(old.lo, known.lo), min(old.hi, known.hi)
             if low <= high:
                 merged[key] = ir.Range(low, high)
-        return replace(self, facts=merged)
+        return merged
 
     def inner(self) -> Context:
         """A nested suite: its own names and statements."""
         scope = Scope(self.scope.diagnostics, self.scope, index=self.scope.index, prefix=self.scope.prefix)
-        return replace(self, scope=scope, out=[], facts=dict(self.facts))
-
-    def forget(self) -> None:
-        """An effect happened: what was known of stored values no longer holds."""
-        self.facts = {k: v for k, v in self.facts.items() if isinstance(k, ir.Var)}
+        return replace(self, scope=scope, out=[], facts=dict(self.facts), memo={}, _wiser={})
 
 
 Resolved = Union[Ref, Value]
+
+KINDS: dict[type[Entity], str] = {
+    AlarmDef: "alarm", BlockDef: "block", ClockDef: "clock", ConstDef: "enum member", CounterDef: "counter",
+    CycleDef: "cycle", ElementDef: "element", EnumDef: "enum", FieldDef: "field", InputDef: "input",
+    InstanceDef: "instance", LatchDef: "latch", LayoutDef: "layout", LetDef: "equation", LineDef: "line",
+    LocalDef: "local", ParamDef: "parameter", ProcDef: "procedure", PythonDef: "Python part",
+    RegDef: "register", StateDef: "state", WaveDef: "wave",
+}  # fmt: skip
+"""How an entity is called in messages."""
+
+
+def spoken(entity: Entity) -> str:
+    """An entity's kind with its article, for messages."""
+    kind = KINDS[type(entity)]
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def cyclic(entity: Entity, help: str) -> Reject:
+    """The error of what is needed to elaborate itself."""
+    return Reject("E104", f"{KINDS[type(entity)]} '{entity.name}' depends on itself", entity.span, help)
 
 
 def spell(node: t.Expr) -> str:

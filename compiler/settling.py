@@ -16,7 +16,7 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
-from .analysis import Analysis, nodes
+from .analysis import nodes
 from .scope import AlarmDef, Context, CounterDef, LineDef, Place, Ref, Scope, TypeInfo, WaveDef
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Settling:
         if any(event.alarm == alarm.slot for event in self.events):
             raise Reject("E102", f"'on {alarm.name}' stands twice", tree.subject.span, "join the two bodies")
         body = self._body(tree, scope, alarm.name, quiet)
-        written = Analysis(self.unit.functions).of_block(self.unit.functions[body].body[2:]).writes
+        written = self.unit.analysis.of_block(self.unit.functions[body].body[2:]).writes
         if alarm.slot in written:
             raise Reject(
                 "E501",
@@ -179,7 +179,7 @@ class Settling:
     def _edge(self, tree: t.On, scope: Scope) -> None:
         ctx = Context(scope, scope.place)
         condition = self.unit.expr.truth(tree.subject, ctx)
-        effects = Analysis(self.unit.functions).of_expr(condition)
+        effects = self.unit.analysis.of_expr(condition)
         if effects.time:
             raise Reject(
                 "E501",
@@ -191,7 +191,7 @@ class Settling:
             if edge.scope is scope and self.unit.functions[edge.condition].body == (ir.Return(condition),):
                 break
         else:
-            name = f"edge{len(self.edges)}"
+            name = f"edge.{len(self.edges)}"
             function = f"{scope.prefix}{name}"
             self.unit.function(function, scope.parameters, ir.BOOL, [ir.Return(condition)])
             was = self.unit.slot(scope, f"{name}.was", TypeInfo(ir.BOOL, 1), kind="derived")
@@ -203,12 +203,12 @@ class Settling:
     def drive(self, line: LineDef, tree: t.Drive, scope: Scope) -> None:
         """Split a line's driver by the wave in it (E501 if time comes in any other way)."""
         value = self.unit.expr.truth(tree.value, Context(scope, ()))
-        self.unit.function(f"line.{line.name}", (), ir.BOOL, [ir.Return(value)])
-        analysis = Analysis(self.unit.functions)
+        self.unit.function(f"{line.name}.line", (), ir.BOOL, [ir.Return(value)])
+        analysis = self.unit.analysis
         waves: set[ir.Call] = set()
 
         def collect(node: ir.Expr) -> ir.Expr | None:
-            if isinstance(node, ir.Call) and node.function.endswith(".level"):
+            if isinstance(node, ir.Call) and node.function.removesuffix(".level") in self.unit.waves:
                 waves.add(node)
                 return node
             return None
@@ -234,7 +234,7 @@ class Settling:
 
     def check_order(self) -> None:
         """A periodic event is run once for all its times, so no other may undo it between them."""
-        analysis = Analysis(self.unit.functions)
+        analysis = self.unit.analysis
         for event in self.events:
             if not event.following:
                 continue
@@ -268,7 +268,7 @@ class Settling:
     def _levels(self) -> None:
         total: ir.Expr = a.FALSE
         for driven in self.drives:
-            level = ir.Call(f"line.{driven.line.name}", (), ir.BOOL)
+            level = ir.Call(f"{driven.line.name}.line", (), ir.BOOL)
             total = a.binary("or", total, a.binary("shl", level, ir.Const(driven.line.bit)))
         self.unit.function("levels", (), ir.U32, [ir.Return(total)], exported=True)
 
@@ -488,7 +488,7 @@ class Settling:
 
     def sensitive(self) -> frozenset[str]:
         """The slots on which edges, counters, lines, deadlines or observers depend."""
-        analysis = Analysis(self.unit.functions)
+        analysis = self.unit.analysis
         own = {"deadline", "settled", "lines", "attention", "watch", "rises"}
         own |= {e.was for e in self.edges} | {w.slot for w in self.watches}
         return analysis.of("commit").reads - own

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import Reject
+from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
 from .scope import (
     AlarmDef,
+    ClockDef,
     Context,
     CounterDef,
     CycleDef,
@@ -63,9 +64,10 @@ class Statements:
         inner = ctx.inner()
         failed = False
         for node in body:
+            self.unit.budget.step(node.span)
             inner.line = node.span.line
             if inner.out and isinstance(inner.out[-1], ir.Return):
-                raise Reject("E302", "nothing is reached after a return", node.span)
+                raise Reject("E302", "nothing is reached after a return", node.span, "remove it")
             try:
                 self._kinds[type(node)](node, inner)
             except Reject as reject:
@@ -104,7 +106,7 @@ class Statements:
         if isinstance(value.expr, (ir.Const, ir.Var)):
             return value
         self._locals += 1
-        name = f"x{self._locals}"
+        name = f"local.{self._locals}"
         ctx.out.append(ir.Let(name, value.expr))
         return replace(value, expr=ir.Var(name, value.type))
 
@@ -140,7 +142,15 @@ class Statements:
 
     def _store(self, slot: str, place: tuple[ir.Expr, ...], value: ir.Expr, ctx: Context) -> None:
         ctx.out.append(ir.Store(slot, place, value, ctx.line))
-        ctx.forget()
+        self._forget(ctx, frozenset((slot,)))
+
+    def _forget(self, ctx: Context, written: frozenset[str]) -> None:
+        """What was known of values in which these slots have a part no longer holds."""
+        ctx.forget(lambda expr: bool(self.unit.analysis.of_expr(expr).reads & written))
+
+    def _writes(self, body: ir.Block) -> frozenset[str]:
+        """What a body changes for those after it: nothing if it does not come to its end."""
+        return frozenset() if self.returns(body) else self.unit.analysis.of_block(body).writes
 
     # --- simple statements -----------------------------------------------------
 
@@ -148,8 +158,7 @@ class Statements:
         kind = self.unit.type(node.type, ctx.scope) if node.type is not None else None
         found = self.head(node.value, ctx, kind)
         if kind is not None:
-            if not isinstance(node.value, (t.Take, t.Step)):
-                self.unit.expr.fit(node.value, ctx, kind, f"'{node.name.text}'")
+            self.unit.expr.fitted(found, kind, node.value, f"'{node.name.text}'")
             found = replace(found, width=kind.width, nominal=kind.nominal)
         ctx.scope.define(LocalDef(node.name.text, node.name.span, self._keep(found, ctx)))
 
@@ -171,9 +180,11 @@ class Statements:
                 self._store(entity.slot, place, fit(node.value, ctx, kind, f"'{name}'"), ctx)
             case CounterDef():
                 kind = TypeInfo(timing.counter_range(entity), entity.bits)
-                value = fit(node.value, ctx, kind, f"counter '{name}'")
-                ctx.out += timing.set_counter(entity, place, value)
-                ctx.forget()
+                value = self.unit.expr.value(node.value, ctx, kind)
+                self._same_clock(value, entity.clock, node.value.span)
+                self.unit.expr.fitted(value, kind, node.value, f"counter '{name}'")
+                ctx.out += timing.set_counter(entity, place, value.expr)
+                self._forget(ctx, frozenset((entity.base, entity.tick)))
             case FieldDef() if entity.slot is not None:
                 self._store(entity.slot, place, fit(node.value, ctx, entity.type, f"field '{name}'"), ctx)
             case RegDef() if entity.storage is not None:
@@ -208,7 +219,7 @@ class Statements:
         value = self.unit.expr.fit(node.value, inner, latch.type, f"latch '{latch.name}'")
         self._fill_latch(latch, place, value, inner)
         ctx.out.append(ir.If(empty, tuple(inner.out)))
-        ctx.forget()
+        self._forget(ctx, frozenset((latch.slot, latch.full)))
 
     def _drop(self, node: t.Drop, ctx: Context) -> None:
         latch, place = self._target(node.target, ctx, LatchDef, "a latch")
@@ -220,13 +231,16 @@ class Statements:
         if distance.type.lo < 1:
             raise Reject("E201", f"an alarm is armed 1 or more ticks ahead, this may be {distance.type.lo}",
                          node.ticks.span, "max(1, ...)")  # fmt: skip
-        if distance.unit not in (None, alarm.clock.name):
-            raise Reject(
-                "E206", f"the alarm counts ticks of {alarm.clock.name}, not {distance.unit}", node.ticks.span
-            )
+        self._same_clock(distance, alarm.clock, node.ticks.span)
         tick = self._keep(Value(timing.after(alarm.clock, distance.expr)), ctx)
         ctx.out.append(ir.Store(alarm.slot, place, tick.expr, ctx.line))
         self._store(alarm.due, place, timing.nanos(tick.expr, alarm.clock), ctx)
+
+    @staticmethod
+    def _same_clock(value: Value, clock: ClockDef, span: Span) -> None:
+        if value.unit not in (None, clock.unit):
+            raise Reject("E206", f"ticks of {clock.unit} are needed, these are of {value.unit}", span,
+                         "store them first: a stored value is a plain number")  # fmt: skip
 
     def _disarm(self, node: t.Disarm, ctx: Context) -> None:
         alarm, place = self._target(node.target, ctx, AlarmDef, "an alarm")
@@ -253,31 +267,27 @@ class Statements:
             for arg, (name, kind) in zip(node.args, proc.inputs, strict=True)
         ]
         ctx.out.append(ir.Do(ir.Call(proc.function, (*place, *args), ir.BOOL)))
-        ctx.forget()
+        self._forget(ctx, self.unit.analysis.of(proc.function).writes)
 
     # --- branches --------------------------------------------------------------
 
     def _if(self, node: t.IfStmt, ctx: Context) -> None:
-        branches = self.unit.branches
+        facts = self.unit.branches.facts
         test = self.unit.expr.truth(node.test, ctx)
-        held = self._latch_facts(node.test, ctx)
-        then = self.suite(node.then, ctx.knowing({**branches.facts(node.test, ctx, True), **held}))
-        orelse = self.suite(node.orelse, ctx.knowing(branches.facts(node.test, ctx, False)))
-        ctx.out.append(ir.If(test, tuple(then), tuple(orelse)))
-        known = branches.facts(node.test, ctx, False) if self.returns(then) else {}
-        ctx.forget()
-        ctx.facts = ctx.knowing({k: v for k, v in known.items() if isinstance(k, ir.Var)}).facts
-
-    def _latch_facts(self, node: t.Expr, ctx: Context) -> dict[ir.Expr, ir.Range]:
-        if isinstance(node, (t.Name, t.Attribute, t.Index)):
-            seen = self.unit.refs.resolve(node, ctx)
-            if isinstance(seen, Ref) and isinstance(seen.entity, LatchDef):
-                return {ir.Load(seen.entity.full, seen.place, ir.BOOL): ir.Range(1, 1)}
-        return {}
+        holds, fails = facts(node.test, ctx, True), facts(node.test, ctx, False)
+        then = tuple(self.suite(node.then, ctx.knowing(holds)))
+        orelse = tuple(self.suite(node.orelse, ctx.knowing(fails)))
+        ctx.out.append(ir.If(test, then, orelse))
+        if self.returns(then) != self.returns(orelse):
+            ctx.learn(fails if self.returns(then) else holds)
+        self._forget(ctx, self._writes(then) | self._writes(orelse))
 
     def _match(self, node: t.MatchStmt, ctx: Context) -> None:
-        subject = self._keep(self.head(node.subject, ctx), ctx)
-        groups = self.unit.branches.cases(subject, [c.patterns for c in node.cases], ctx, node.span)
+        found = self.head(node.subject, ctx)
+        subject = self._keep(found, ctx)
+        patterns = [case.patterns for case in node.cases]
+        source = found.expr if not isinstance(node.subject, (t.Take, t.Step)) else None
+        groups = self.unit.branches.cases(subject, patterns, ctx, node.span, source)
         bodies = [
             tuple(self.suite(case.body, inner)) for case, (_, inner) in zip(node.cases, groups, strict=True)
         ]
@@ -285,7 +295,7 @@ class Statements:
         ctx.out.append(
             ir.Switch(subject.expr, tuple((values or (), body) for (values, _), body in cases), last)
         )
-        ctx.forget()
+        self._forget(ctx, frozenset().union(*(self._writes(body) for body in bodies)))
 
     def _for(self, node: t.ForStmt, ctx: Context) -> None:
         array = ctx.scope.find(node.over.text, node.over.span)
@@ -297,6 +307,8 @@ class Statements:
             inner.scope.define(ElementDef(node.name.text, node.name.span, array, index))
             test = self.unit.expr.truth(node.where, inner) if node.where is not None else a.TRUE
             body = tuple(self.suite(node.body, inner))
-            inner.scope.used.add(node.name.text)
+            inner.scope.use(node.name.text)
+            if ctx.out and isinstance(ctx.out[-1], ir.Return):
+                raise Reject("E302", "only the first turn of this 'for' is reached: it returns", node.span)
             ctx.out += list(body) if test == a.TRUE else [ir.If(test, body)]
-            ctx.forget()
+            self._forget(ctx, self._writes(body))

@@ -13,7 +13,7 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import arithmetic as a
 from . import intervals, ir
-from .scope import ClockDef, Context, CounterDef, Place, Scope, TypeInfo, Value, WaveDef
+from .scope import ClockDef, Context, CounterDef, Place, Scope, TypeInfo, Value, WaveDef, cyclic
 
 if TYPE_CHECKING:
     from .elaborate import Unit
@@ -87,15 +87,9 @@ class Timing:
 
     def wave(self, wave: WaveDef) -> None:
         """Elaborate a wave at its first use."""
-        if wave.active:
-            raise Reject("E104", f"wave '{wave.name}' depends on itself", wave.span)
-        if not wave.done:
-            wave.active = True
-            try:
-                wave.elaborate()
-            finally:
-                wave.active = False
-            wave.done = True
+        wave.progress.run(
+            wave.elaborate, lambda: cyclic(wave, "an equation may use only what does not use it")
+        )
 
     def build(self, wave: WaveDef, tree: t.Wave, scope: Scope) -> None:
         """The wave's functions, each a switch over the cases of its `match`."""

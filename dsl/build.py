@@ -47,6 +47,15 @@ def number(token: Token) -> int:
     return value
 
 
+TIME_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+
+
+def time_unit(token: Token) -> int:
+    if token not in TIME_UNITS:
+        raise Reject("E103", f"'{token}' is no unit of time", span_of(token), "ns, us, ms or s")
+    return TIME_UNITS[token]
+
+
 def text(token: Token | None) -> str:
     if token is None:
         return ""
@@ -262,6 +271,12 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
                          help="assign it to something, or return it")  # fmt: skip
         return t.CallStmt(span_of(m), c[0].function, c[0].args)
 
+    def store_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.StoreStmt(span_of(m))
+
+    def pulse(self, m: Meta, c: list[Any]) -> t.Stmt:
+        return t.Pulse(span_of(m), c[0], c[1])
+
     def step_stmt(self, m: Meta, c: list[Any]) -> t.Stmt:
         return t.StepStmt(span_of(m), c[0])
 
@@ -312,10 +327,26 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
         return t.Cycle(span_of(m), c[0], c[1])
 
     def line(self, m: Meta, c: list[Any]) -> t.Line:
-        return t.Line(span_of(m), ident(c[0]), text(c[1]))
+        name, index, count, *options, doc = c
+        given = chosen(options)
+        return t.Line(
+            span_of(m), ident(name), ident(index) if index else None, number(count) if count else None,
+            given.get("carries", ()), given.get("missed"), text(doc),
+        )  # fmt: skip
+
+    def carries(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "carries", tuple(c))
+
+    def missed(self, m: Meta, c: list[Any]) -> Option:
+        policy, amount, unit = c
+        minimum = number(amount) * time_unit(unit) if amount is not None else 0
+        return Option(span_of(m), "missed", t.Missed(span_of(m), ident(policy), minimum))
 
     def drive(self, m: Meta, c: list[Any]) -> t.Drive:
-        return t.Drive(span_of(m), ident(c[0]), c[1])
+        return t.Drive(span_of(m), c[0], c[1])
+
+    def pin(self, m: Meta, c: list[Any]) -> t.Pin:
+        return t.Pin(span_of(m), ident(c[0]), text(c[1]))
 
     def checkpoint(self, m: Meta, c: list[Any]) -> t.Checkpoint:
         return t.Checkpoint(span_of(m), number(c[0]))
@@ -356,19 +387,27 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
         )  # fmt: skip
 
     def on(self, m: Meta, c: list[Any]) -> t.On:
-        return t.On(span_of(m), c[0].kind, c[0].value, c[1])
+        event, when, body = c
+        subject, target = event.value
+        return t.On(span_of(m), event.kind, subject, target, when, body)
 
     def rises(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "rises", c[0])
+        return Option(span_of(m), "rises", (c[0], None))
 
     def falls(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "falls", c[0])
+        return Option(span_of(m), "falls", (c[0], None))
 
     def toggles(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "toggles", c[0])
+        return Option(span_of(m), "toggles", (c[0], None))
 
     def rings(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "rings", c[0])
+        return Option(span_of(m), "rings", (c[0], None))
+
+    def reaches(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "reaches", (c[0], c[1]))
+
+    def power_on(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "power_on", (None, None))
 
     def proc(self, m: Meta, c: list[Any]) -> t.Proc:
         return t.Proc(span_of(m), ident(c[0]), some(c[1:-1], t.Input), c[-1])
@@ -399,19 +438,38 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
         return t.Window(
             span_of(m), str(space), ident(name) if name else None, base, number(size),
             options.get("split", False), options.get("lanes"), options.get("gaps"),
-            some(rest, (t.Reg, t.Place)),
+            options.get("aligned", False), some(rest, (t.Reg, t.Place)),
         )  # fmt: skip
 
     def place(self, m: Meta, c: list[Any]) -> t.Place:
-        return t.Place(span_of(m), c[0], c[1])
+        return t.Place(span_of(m), c[0], c[1], c[2])
+
+    def aligned(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "aligned", True)
+
+    def bank(self, m: Meta, c: list[Any]) -> t.Bank:
+        name, size, gaps, *items = c
+        return t.Bank(
+            span_of(m), ident(name), number(size), ident(gaps) if gaps else None,
+            some(items, (t.Reg, t.Ram, t.Place)),
+        )  # fmt: skip
+
+    def ram(self, m: Meta, c: list[Any]) -> t.Ram:
+        return t.Ram(span_of(m), ident(c[0]), number(c[1]), number(c[2]), text(c[3]))
+
+    def through(self, m: Meta, c: list[Any]) -> t.Through:
+        return t.Through(span_of(m), ident(c[0]), c[1])
 
     def field(self, m: Meta, c: list[Any]) -> t.Field:
         bits, name, kind, *options, value, doc = c
         others = chosen(o for o in options if o.kind != "access")
         return t.Field(
             span_of(m), bits, ident(name), kind, tuple(o.value for o in options if o.kind == "access"),
-            others.get("reset"), value, text(doc),
+            others.get("reset"), others.get("where"), value, text(doc),
         )  # fmt: skip
+
+    def where(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "where", c[0])
 
     def reg_fields(self, m: Meta, c: list[Any]) -> tuple[t.Field, ...]:
         return tuple(c)
@@ -431,21 +489,22 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
         return t.Reg(
             span_of(m), ident(name), number(offset) if offset is not None else None, kind,
             tuple(o.value for o in options if o.kind == "access"),
-            others.get("lanes"), others.get("reset"), others.get("hot", False), value,
+            others.get("lanes"), others.get("reset"), others.get("hot", False),
+            None if isinstance(value, t.Through) else value, value if isinstance(value, t.Through) else None,
             some(body, t.Field), handlers, text(doc),
         )  # fmt: skip
 
     def read(self, m: Meta, c: list[Any]) -> t.Handler:
-        return t.Handler(span_of(m), "read", None, c[0], None)
+        return t.Handler(span_of(m), "read", None, None, c[0], None)
 
     def write(self, m: Meta, c: list[Any]) -> t.Handler:
-        return t.Handler(span_of(m), "write", ident(c[0]), c[1], None)
+        return t.Handler(span_of(m), "write", ident(c[0]), ident(c[1]) if c[1] else None, c[2], None)
 
     def read_python(self, m: Meta, c: list[Any]) -> t.Handler:
-        return t.Handler(span_of(m), "read", None, (), ident(c[0]))
+        return t.Handler(span_of(m), "read", None, None, (), ident(c[0]))
 
     def write_python(self, m: Meta, c: list[Any]) -> t.Handler:
-        return t.Handler(span_of(m), "write", None, (), ident(c[0]))
+        return t.Handler(span_of(m), "write", None, None, (), ident(c[0]))
 
     def why(self, m: Meta, c: list[Any]) -> Option:
         return Option(span_of(m), "why", text(c[0]))

@@ -178,13 +178,14 @@ class Diagnostics:
 
     source: Source
     found: list[Diagnostic] = field(default_factory=list)
+    used: set[Span] = field(default_factory=set)
+    """Where names are declared that something refers to."""
+    idle: list[Diagnostic] = field(default_factory=list)
+    """Warnings about declared names, which hold unless the name is used after all."""
 
     def report(self, reject: Reject) -> None:
         if reject.diagnostic is not None and reject.diagnostic not in self.found:
             self.found.append(reject.diagnostic)
-
-    def warn(self, code: str, message: str, span: Span, help: str = "") -> None:
-        self.found.append(Diagnostic(code, message, span, help))
 
     @property
     def errors(self) -> list[Diagnostic]:
@@ -192,12 +193,12 @@ class Diagnostics:
 
     @property
     def warnings(self) -> list[Diagnostic]:
-        return sorted((d for d in self.found if d.severity == "warning"), key=_place)
+        return sorted({d for d in self.idle if d.span not in self.used}, key=_place)
 
     def check(self) -> None:
         if self.errors:
             raise DeviceFileError(self.source, self.errors)
 
 
-def _place(d: Diagnostic) -> tuple[int, int]:
-    return d.span.line, d.span.column
+def _place(d: Diagnostic) -> tuple[int, int, str]:
+    return d.span.line, d.span.column, d.message

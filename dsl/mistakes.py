@@ -24,9 +24,11 @@ SPOKEN = {
 }  # fmt: skip
 
 WORDS = (
-    "device block enum layout clock counter alarm state latch cycle let wave line drive io mmio reg proc on "
-    "python checkpoint read write if elif else match for return drop arm disarm pass step why reads writes"
-).split()
+    "device", "block", "enum", "layout", "clock", "counter", "alarm", "state", "latch", "cycle", "let",
+    "wave", "line", "drive", "io", "mmio", "reg", "proc", "on", "python", "checkpoint", "read", "write", "if",
+    "elif", "else", "match", "for", "return", "drop", "arm", "disarm", "pass", "step", "why", "reads",
+    "writes",
+)  # fmt: skip
 """The words that a line may begin with."""
 
 OPERATORS = frozenset({

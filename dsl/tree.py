@@ -247,6 +247,19 @@ class StepStmt(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreStmt(Node):
+    """In a register's write: the fields take what is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse(Node):
+    """A raise and a lower of a line, at one instant; `count` of them."""
+
+    line: Expr
+    count: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
 class IfStmt(Node):
     test: Expr
     then: Suite
@@ -276,7 +289,8 @@ class ForStmt(Node):
 
 
 Stmt = Union[
-    LetStmt, Assign, Fill, Drop, Arm, Disarm, ReturnStmt, PassStmt, CallStmt, StepStmt, IfStmt,
+    LetStmt, Assign, Fill, Drop, Arm, Disarm, ReturnStmt, PassStmt, CallStmt, StepStmt, StoreStmt,
+    Pulse, IfStmt,
     MatchStmt, ForStmt,
 ]  # fmt: skip
 Suite = tuple[Stmt, ...]
@@ -364,13 +378,35 @@ class Wave(Node):
 
 @dataclass(frozen=True, slots=True)
 class Line(Node):
+    """A line, or an array of `count`; with `carries` its edges are messages, and it has no level."""
+
+    name: Ident
+    index: Ident | None
+    count: int | None
+    carries: tuple[Expr, ...]
+    missed: Missed | None
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missed(Node):
+    """What becomes of ticks while one is pending, and the least ns between two."""
+
+    policy: Ident
+    minimum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pin(Node):
+    """An input of the device: a level that the board drives."""
+
     name: Ident
     doc: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drive(Node):
-    line: Ident
+    line: Expr
     value: Expr
 
 
@@ -398,6 +434,7 @@ class Field(Node):
     type: Type | None
     access: tuple[Ident, ...]
     reset: Expr | None
+    where: Expr | None
     value: Expr | None
     doc: str
 
@@ -408,6 +445,7 @@ class Handler(Node):
 
     kind: str  # "read" or "write"
     name: Ident | None  # the value written
+    mask: Ident | None  # ones in the lanes that are written
     body: Suite
     python: Ident | None
 
@@ -422,17 +460,45 @@ class Reg(Node):
     reset: Expr | None
     hot: bool
     value: Expr | None
+    through: Through | None
     fields: tuple[Field, ...]
     handlers: tuple[Handler, ...]
     doc: str
 
 
 @dataclass(frozen=True, slots=True)
+class Through(Node):
+    """A register that shows a bank's register or byte, chosen by an index."""
+
+    bank: Ident
+    index: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Place(Node):
-    """A block's register put into a window."""
+    """A block's register put into a window, or a register put into a bank once more."""
 
     register: Expr
     offset: Expr
+    where: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ram(Node):
+    name: Ident
+    offset: int
+    size: int
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bank(Node):
+    """Byte-wide registers and RAM behind an index register."""
+
+    name: Ident
+    size: int
+    gaps: Ident | None
+    items: tuple[Reg | Ram | Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +510,7 @@ class Window(Node):
     split: bool
     lanes: int | None
     gaps: Ident | None
+    aligned: bool
     items: tuple[Reg | Place, ...]
 
 
@@ -456,10 +523,12 @@ class Proc(Node):
 
 @dataclass(frozen=True, slots=True)
 class On(Node):
-    """kind: rises, falls, toggles, rings"""
+    """kind: rises, falls, toggles, reaches (with a target), rings, power_on (no subject)"""
 
     kind: str
-    subject: Expr
+    subject: Expr | None
+    target: Expr | None
+    when: Expr | None
     body: Suite
 
 
@@ -479,7 +548,7 @@ class Checkpoint(Node):
 
 MemberDecl = Union[
     Clock, Counter, Alarm, State, Latch, Cycle, Let, Wave, Line, Drive, Instance, Window, Reg,
-    Proc, On, Python, Checkpoint,
+    Proc, On, Python, Checkpoint, Pin, Bank,
 ]  # fmt: skip
 
 
