@@ -10,6 +10,7 @@ Non-goals: the protocol (runtime/hosts/qtest.py).
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -258,18 +259,21 @@ def _is_ours(driver: str) -> bool:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end the process with status 0, as they end QEMU."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(0)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+def _ended_by_signals() -> Iterator[int]:
+    """A descriptor that becomes readable on SIGTERM and SIGINT, which end the process with
+    status 0, as they end QEMU. (An exception out of a handler could strike anywhere.)"""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    wakeup = signal.set_wakeup_fd(writable)
+    before = {n: signal.signal(n, lambda *_: None) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield readable
     finally:
+        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(readable)
+        os.close(writable)
 
 
 @contextmanager
@@ -285,7 +289,7 @@ def _open_log(path: str) -> Iterator[IO[str] | None]:
         yield log
 
 
-def _run(settings: Settings) -> None:
+def _run(settings: Settings, stop: int) -> None:
     with _open_log(settings.log) as log:
         peer = QtestPeer(log)
         machine, memory = Machine(), Memory(settings.ram)
@@ -305,7 +309,7 @@ def _run(settings: Settings) -> None:
         channels += [(_address(settings, text), QmpPeer(machine.reset)) for text in settings.monitors]
         if settings.rtc_base is not None and not any("rtc" in name for name in machine.devices):
             _note("-rtc base: this machine has no clock to set")
-        serve(channels)
+        serve(channels, stop)
         machine.close()
 
 
@@ -323,10 +327,8 @@ def qtest(arguments: Sequence[str]) -> int:
             return 0
         for note in settings.notes:
             _note(note)
-        with _ended_by_signals():
-            _run(settings)
-    except SystemExit:
-        return 0
+        with _ended_by_signals() as stop:
+            _run(settings, stop)
     except BrokenPipeError:
         return 0
     except (OptionError, boards.BoardError, ChannelError, MachineError, DeviceFileError) as error:

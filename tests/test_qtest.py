@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -496,6 +497,19 @@ def connect(path: Path) -> socket.socket:
             if time.monotonic() > end:
                 raise
             time.sleep(0.05)
+
+
+def test_a_client_that_reads_nothing_cannot_keep_it_from_ending(start: Any, tmp_path: Path) -> None:
+    with listen(tmp_path / "t.sock") as qtest:
+        process = start("-qtest", f"unix:{tmp_path}/t.sock")
+        test, _ = qtest.accept()
+        with test:
+            test.settimeout(1)
+            with contextlib.suppress(TimeoutError):
+                for _ in range(100):
+                    test.sendall(b"read 0 65536\n" * 100)
+            os.kill(process.pid, signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
 
 
 def test_quit_over_qmp_ends_it(start: Any, tmp_path: Path) -> None:

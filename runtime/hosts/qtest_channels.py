@@ -10,6 +10,7 @@ Non-goals: what is said over them (qtest.py, qmp.py), TCP.
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import socket
 import stat
@@ -112,10 +113,13 @@ class QmpPeer:
 class _Channel:
     """A peer at an address: at most one connection at a time."""
 
-    def __init__(self, address: Address, peer: QtestPeer | QmpPeer, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, address: Address, peer: QtestPeer | QmpPeer, selector: selectors.BaseSelector, stop: int
+    ) -> None:
         self.address = address
         self.peer = peer
         self._selector = selector
+        self._stop = stop
         self._listener: socket.socket | None = None
         self._socket: socket.socket | None = None
         peer.put = self._put
@@ -192,11 +196,19 @@ class _Channel:
 
     def _put(self, data: bytes) -> None:
         if self.address.path is None:
-            while data:
-                data = data[os.write(1, data) :]
+            self._write(1, data)
         elif self._socket is not None:
             with suppress(ConnectionError):  # the next `recv` finds out
-                self._socket.sendall(data)
+                self._write(self._socket.fileno(), data)
+
+    def _write(self, descriptor: int, data: bytes) -> None:
+        """All of it, in parts that do not block, so that a client that does not read
+        cannot keep the process from ending."""
+        while data:
+            stopped, _, _ = select.select([self._stop], [descriptor], [])
+            if stopped:
+                raise Quit
+            data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
 
 
 def _remove_stale(path: str) -> None:
@@ -206,16 +218,19 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
 
 
-def serve(channels: list[tuple[Address, QtestPeer | QmpPeer]]) -> None:
-    """Talk until the qtest client is gone or a monitor says `quit`. Raises ChannelError."""
+def serve(channels: list[tuple[Address, QtestPeer | QmpPeer]], stop: int) -> None:
+    """Talk until the qtest client is gone, a monitor says `quit`, or the descriptor `stop`
+    becomes readable. Raises ChannelError."""
     with selectors.DefaultSelector() as selector:
+        selector.register(stop, selectors.EVENT_READ, lambda: False)
         started: list[_Channel] = []
         try:
             for address, peer in channels:
-                channel = _Channel(address, peer, selector)
+                channel = _Channel(address, peer, selector, stop)
                 started.append(channel)
-                channel.start()
             with suppress(Quit):
+                for channel in started:
+                    channel.start()
                 _loop(selector)
         finally:
             for channel in started:
