@@ -244,16 +244,15 @@ class _Linker:
         at = place - self.base
         field = slice(at, at + kind.width)
         inside = int.from_bytes(image[field], "little", signed=kind.relative or kind.takes == "signed")
-        value = self._value(symbol) + (entry["r_addend"] if entry.is_RELA() else inside)
-        if kind.relative:
-            value -= place
+        target = self._value(symbol) + (entry["r_addend"] if entry.is_RELA() else inside)
+        value = target - place if kind.relative else target
         span = 1 << (8 * kind.width)
         low = -span // 2 if kind.takes in ("signed", "either") else 0
         high = span // 2 if kind.takes == "signed" else span
         if kind.takes != "wrap" and not low <= value < high:
-            name = symbol.name or "a label"
+            name = next((n for n, where in self._labels().items() if where == target), "a label")
             raise AssemblyError(
-                f"{name} is at {self._value(symbol):#x}, which does not fit the {8 * kind.width} bits "
-                f"of its use at {place:#x}; load the program lower, or address it through a segment"
+                f"{name} is at {target:#x}, which does not fit the {8 * kind.width} bits of its use "
+                f"at {place:#x}; load the program lower, or address it through a segment"
             )
         image[field] = (value % span).to_bytes(kind.width, "little")

@@ -12,7 +12,7 @@ import sys
 
 import llvmlite.binding as llvm
 
-MEMORY = 2 << 30
+MEMORY = 1 << 30
 """Bytes of address space; a `.skip` can ask for any amount."""
 
 

@@ -25,6 +25,10 @@ PAGE = 4096
 DEFAULT_MEMORY = 0xA0000
 """Bytes of RAM: a PC's conventional memory; above it, devices can claim addresses."""
 
+GRACE = 50_000
+"""ns that the guest gets at least between two deadlines, so that a timer with a
+period of a few ns cannot keep it from running at all."""
+
 
 class HostError(Exception):
     """The host cannot be set up, or was asked for what it cannot do."""

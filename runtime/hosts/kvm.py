@@ -25,10 +25,7 @@ from ..bus import Access, Outcome
 from ..dispatch import Dispatcher, dispatch_text
 from ..native_module import compile_text, expand, read_text
 from . import kvm_abi as abi
-from .host import DEFAULT_MEMORY, Exit, Host, HostError, Reason, Registers
-
-GRACE = 50_000
-"""ns that the guest gets at least between two deadlines."""
+from .host import DEFAULT_MEMORY, GRACE, Exit, Host, HostError, Reason, Registers
 
 # Intel's processors without real mode need a page for the TSS and one for an
 # identity map, anywhere below 4 GiB where the guest has no memory.
@@ -102,6 +99,14 @@ def available() -> str | None:
     except HostError as error:
         return str(error)
     return None
+
+
+def _internal_error(detail: abi.RunDetail) -> str:
+    words = list(detail.data[: min(detail.ndata, len(detail.data))])
+    if detail.code == abi.INTERNAL_ERROR_EMULATION and len(words) >= 3 and words[0] & 1:
+        size, *code = b"".join(word.to_bytes(8, "little") for word in words[1:3])
+        return f"KVM cannot run the instruction at {bytes(code[:size]).hex(' ')}"
+    return f"suberror {detail.code} {' '.join(f'{word:#x}' for word in words)}".rstrip()
 
 
 class KvmHost(Host):
@@ -214,8 +219,7 @@ class KvmHost(Host):
         if number == abi.KernelExit.FAIL_ENTRY:
             return Exit(Reason.FAILED_ENTRY, now, f"hardware reason {detail.code:#x}")
         if number == abi.KernelExit.INTERNAL_ERROR:
-            words = " ".join(f"{word:#x}" for word in detail.data[: min(detail.ndata, 16)])
-            return Exit(Reason.INTERNAL_ERROR, now, f"suberror {detail.code} {words}".rstrip())
+            return Exit(Reason.INTERNAL_ERROR, now, _internal_error(detail))
         return Exit(Reason.UNKNOWN, now, f"KVM exit {number}")
 
     def inject(self, vector: int) -> bool:

@@ -50,6 +50,10 @@ class RunMmio(ctypes.Structure):
     ]
 
 
+INTERNAL_ERROR_EMULATION = 1
+"""A suberror; bit 0 of its first word says that the next two hold a length and code bytes."""
+
+
 class RunDetail(ctypes.Structure):
     """`struct kvm_run` as the exits that give up have it: a code, and for an
     internal error the number of data words and the words."""

@@ -181,16 +181,28 @@ scan:
   br label %compare
 
 compare:
-  %deadline.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.deadline
-  %deadline = load i64, ptr %deadline.p
+  %now = call i64 @devc_now(ptr %bus)
   %until.p = getelementptr %Emulation, ptr %host, i32 0, i32 $Emulation.until
   %until = load i64, ptr %until.p
-  %target = call i64 @llvm.umin.i64(i64 %deadline, i64 %until)
-  %now = call i64 @devc_now(ptr %bus)
-  %due = icmp ule i64 %target, %now
-  br i1 %due, label %settle, label %pending
+  %time = icmp ule i64 %until, %now
+  br i1 %time, label %stop, label %due
+
+; The guest gets %grace ns at least between two deadlines, however short its timers.
+due:
+  %deadline.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.deadline
+  %deadline = load i64, ptr %deadline.p
+  %come = icmp ule i64 %deadline, %now
+  %settled.p = getelementptr %Emulation, ptr %host, i32 0, i32 $Emulation.settled
+  %settled = load i64, ptr %settled.p
+  %grace.p = getelementptr %Emulation, ptr %host, i32 0, i32 $Emulation.grace
+  %grace = load i64, ptr %grace.p
+  %since = sub i64 %now, %settled
+  %had_grace = icmp uge i64 %since, %grace
+  %settle_now = and i1 %come, %had_grace
+  br i1 %settle_now, label %settle, label %pending
 
 settle:
+  store i64 %now, ptr %settled.p
   %now.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.now
   store i64 %now, ptr %now.p
   %cursor.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.done
@@ -200,15 +212,11 @@ settle:
 settling:
   %outcome = call i32 @devc_settle(ptr %bus, ptr %host)
   %heavy = icmp uge i32 %outcome, $ATTENTION
-  br i1 %heavy, label %attend, label %settled
+  br i1 %heavy, label %attend, label %pending
 
 attend:
   call void @call_python(ptr %host, i32 $CALL_ATTEND)
   br label %settling
-
-settled:
-  %time = icmp ule i64 %until, %now
-  br i1 %time, label %stop, label %pending
 
 ; With an interrupt queued, every block is looked at for a guest that accepts it.
 pending:

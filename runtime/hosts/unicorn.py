@@ -27,7 +27,7 @@ from ...compiler.jit import NativeCode
 from ..bus import CLOCK_RUNNING, CONSTANTS, STRUCTURES, Access
 from ..dispatch import Dispatcher, dispatch_text
 from ..native_module import compile_text, expand, read_text
-from .host import DEFAULT_MEMORY, INTERRUPT_FLAG, PAGE, Exit, Host, HostError, Reason, Registers
+from .host import DEFAULT_MEMORY, GRACE, INTERRUPT_FLAG, PAGE, Exit, Host, HostError, Reason, Registers
 
 # unicorn/unicorn.h, unicorn/x86.h: stable since version 2.0.
 _ARCH_X86, _MODE_16 = 4, 1 << 1
@@ -57,6 +57,8 @@ class Emulation(ctypes.Structure):
         ("reg_read", c_uint64),
         ("until", c_uint64),
         ("mmio_base", c_uint64),
+        ("grace", c_uint64),
+        ("settled", c_uint64),
         ("budget", c_uint32),
         ("slice", c_uint32),
         ("breath", c_uint32),
@@ -179,6 +181,7 @@ class UnicornHost(Host):
             reg_read=_address(self._lib.uc_reg_read),
             until=NEVER,
             mmio_base=self._size,
+            grace=GRACE,
             slice=_SLICE,
             breath=_BREATH,
             trap=_NO_TRAP,
@@ -261,10 +264,9 @@ class UnicornHost(Host):
     def run(self, until: int = NEVER) -> Exit:
         state = self._state
         state.until = until
-        # The guest's code may have been changed from outside.
-        self._check(self._lib.uc_ctl(self._uc, _CTL_TB_FLUSH), "dropping translated code")
+        self._drop_code()  # it may have been changed from outside
+        self._settle()
         while True:
-            self.dispatcher.settle(self.dispatcher.now())
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
@@ -277,6 +279,11 @@ class UnicornHost(Host):
             ended = self._wait() if self._halted else self._slice()
             if ended is not None:
                 return ended
+
+    def _settle(self) -> None:
+        now = self.dispatcher.now()
+        self._state.settled = now
+        self.dispatcher.settle(now)
 
     def _slice(self) -> Exit | None:
         """Emulate until native code or the guest stops."""
@@ -299,6 +306,9 @@ class UnicornHost(Host):
             self._halted = True
         return None
 
+    def _drop_code(self) -> None:
+        self._check(self._lib.uc_ctl(self._uc, _CTL_TB_FLUSH), "dropping translated code")
+
     def _emulate(self, count: int) -> int:
         pc = 16 * self._read("CS") + self._read("EIP")
         status: int = self._lib.uc_emu_start(self._uc, pc, (1 << 64) - 1, 0, count)
@@ -318,12 +328,17 @@ class UnicornHost(Host):
             self._halted = False
             return None
         target = min(self.dispatcher.earliest(), self._state.until)
+        if target <= now != self._state.settled:
+            self._settle()
+            return None
         if not accepts:
             return Exit(Reason.HALTED, now, "with interrupts off")
         if target == NEVER or self.dispatcher.clock.mode != CLOCK_RUNNING:
             return Exit(Reason.HALTED, now)
-        self._wake.wait(max(target - now, 0) / 1e9)
+        wake = max(target, self._state.settled + self._state.grace)
+        self._wake.wait(min(max(wake - now, 0) / 1e9, threading.TIMEOUT_MAX))
         self._wake.clear()
+        self._settle()
         return None
 
     def inject(self, vector: int) -> bool:
@@ -366,6 +381,8 @@ class UnicornHost(Host):
         """Run one instruction; False if something else must be dealt with before an interrupt."""
         state = self._state
         state.stepping = 1
+        # Blocks translated before do not count instructions.
+        self._drop_code()
         status = self._emulate(1)
         state.stepping = 0
         if state.trap != _NO_TRAP:

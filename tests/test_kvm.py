@@ -1,0 +1,237 @@
+"""The KVM host: the kernel's layouts, its exits, and what it leaves behind in the process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from devc.compiler.ir import NEVER
+from devc.runtime.assemble import assemble
+from devc.runtime.dispatch import Dispatcher
+from devc.runtime.hosts import HostError, Reason, kvm, kvm_abi
+
+from .stub_device import Board
+
+CODE = 0x1000
+SECOND = 10**9
+
+needs_kvm = pytest.mark.skipif(kvm.available() is not None, reason=str(kvm.available()))
+
+
+def booted(board: Board, text: str) -> kvm.KvmHost:
+    host = kvm.KvmHost(board.dispatcher)
+    board.host = host
+    host.load(assemble(text, CODE), CODE)
+    host.boot(CODE)
+    return host
+
+
+# --- layouts ------------------------------------------------------------------
+
+OFFSETS = [
+    ("struct kvm_run", kvm_abi.RunHead, "request_interrupt_window", "request_interrupt_window"),
+    ("struct kvm_run", kvm_abi.RunHead, "immediate_exit", "immediate_exit"),
+    ("struct kvm_run", kvm_abi.RunHead, "exit_reason", "exit_reason"),
+    ("struct kvm_run", kvm_abi.RunHead, "ready_for_interrupt_injection", "ready_for_interrupt_injection"),
+    ("struct kvm_run", kvm_abi.RunHead, "if_flag", "if_flag"),
+    ("struct kvm_run", kvm_abi.RunHead, "io.direction", "io_direction"),
+    ("struct kvm_run", kvm_abi.RunHead, "io.size", "io_size"),
+    ("struct kvm_run", kvm_abi.RunHead, "io.port", "io_port"),
+    ("struct kvm_run", kvm_abi.RunHead, "io.count", "io_count"),
+    ("struct kvm_run", kvm_abi.RunHead, "io.data_offset", "io_data_offset"),
+    ("struct kvm_run", kvm_abi.RunMmio, "mmio.phys_addr", "phys_addr"),
+    ("struct kvm_run", kvm_abi.RunMmio, "mmio.data", "data"),
+    ("struct kvm_run", kvm_abi.RunMmio, "mmio.len", "len"),
+    ("struct kvm_run", kvm_abi.RunMmio, "mmio.is_write", "is_write"),
+    ("struct kvm_run", kvm_abi.RunDetail, "internal.suberror", "code"),
+    ("struct kvm_run", kvm_abi.RunDetail, "internal.ndata", "ndata"),
+    ("struct kvm_run", kvm_abi.RunDetail, "internal.data", "data"),
+    ("struct kvm_sregs", kvm_abi.Sregs, "ss", "ss"),
+    ("struct kvm_sregs", kvm_abi.Sregs, "cr0", "cr0"),
+    ("struct kvm_sregs", kvm_abi.Sregs, "efer", "efer"),
+    ("struct kvm_regs", kvm_abi.Regs, "rflags", "rflags"),
+]
+REQUESTS = [
+    "GET_API_VERSION",
+    "CREATE_VM",
+    "GET_VCPU_MMAP_SIZE",
+    "CREATE_VCPU",
+    "SET_USER_MEMORY_REGION",
+    "SET_TSS_ADDR",
+    "SET_IDENTITY_MAP_ADDR",
+    "RUN",
+    "GET_REGS",
+    "SET_REGS",
+    "GET_SREGS",
+    "SET_SREGS",
+    "INTERRUPT",
+    "SET_SIGNAL_MASK",
+]
+SIZES = [
+    ("struct kvm_regs", kvm_abi.Regs),
+    ("struct kvm_sregs", kvm_abi.Sregs),
+    ("struct kvm_userspace_memory_region", kvm_abi.MemoryRegion),
+]
+
+
+@pytest.fixture(scope="module")
+def kernel_says(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """Offsets, request numbers, sizes and exit numbers as the kernel's header has them."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    if not Path("/usr/include/linux/kvm.h").exists() or os.uname().machine != "x86_64":
+        pytest.skip("this system has no linux/kvm.h for x86-64")
+    wanted = [f"offsetof({c}, {member})" for c, _, member, _ in OFFSETS]
+    wanted += [f"KVM_{name}" for name in REQUESTS]
+    wanted += [f"sizeof({c})" for c, _ in SIZES]
+    wanted += [f"KVM_EXIT_{item.name}" for item in kvm_abi.KernelExit]
+    lines = "".join(f'printf("%lu\\n", (unsigned long)({w}));\n' for w in wanted)
+    folder = tmp_path_factory.mktemp("kvm_h")
+    source = folder / "print.c"
+    source.write_text(
+        f"#include <stddef.h>\n#include <stdio.h>\n#include <linux/kvm.h>\nint main(void) {{\n{lines}}}\n"
+    )
+    subprocess.run(["gcc", "-o", folder / "print", source], check=True)
+    return [int(word) for word in subprocess.check_output([folder / "print"]).split()]
+
+
+def test_layouts_and_numbers_are_the_kernels(kernel_says: list[int]) -> None:
+    ours = [getattr(structure, name).offset for _, structure, _, name in OFFSETS]
+    ours += [getattr(kvm_abi, name) for name in REQUESTS]
+    ours += [ctypes.sizeof(structure) for _, structure in SIZES]
+    ours += [int(item) for item in kvm_abi.KernelExit]
+    assert ours == kernel_says
+
+
+# --- exits --------------------------------------------------------------------
+
+
+@needs_kvm
+def test_a_triple_fault_is_a_shutdown() -> None:
+    # Protected mode without a descriptor to its name: the fault's fault faults.
+    text = """
+        lidt empty
+        mov %cr0, %eax
+        or $1, %al
+        mov %eax, %cr0
+        ud2
+        hlt
+    empty: .word 0
+        .long 0"""
+    board = Board()
+    with booted(board, text) as host:
+        outcome = host.run(until=board.dispatcher.now() + SECOND)
+    assert outcome.reason is Reason.SHUTDOWN, str(outcome)
+
+
+@needs_kvm
+def test_code_that_cannot_be_fetched_is_an_internal_error() -> None:
+    board = Board()
+    with booted(board, "ljmp $0xb000, $0") as host:
+        outcome = host.run(until=board.dispatcher.now() + SECOND)
+    assert outcome.reason is Reason.INTERNAL_ERROR, str(outcome)
+    assert outcome.detail
+
+
+@needs_kvm
+def test_every_light_exit_is_one_run_and_no_more() -> None:
+    board = Board()
+    with booted(board, "mov $100, %cx\n 1: in $0x40, %al\n loop 1b\n out %al, $0xf4\n hlt") as host:
+        host.run(until=board.dispatcher.now() + SECOND)
+        # The exit's instruction is completed by one more run.
+        assert host.runs == 102
+
+
+@needs_kvm
+def test_a_timer_that_is_not_moved_is_armed_once() -> None:
+    board = Board()
+    board.io.state.deadline = NEVER - 1
+    with booted(board, "1: in $0x40, %al\n jmp 1b") as host:
+        host.run(until=host.dispatcher.now() + 5_000_000)
+        assert host._vcpu.interrupted <= 3
+
+
+@needs_kvm
+def test_injected_interrupts_are_counted() -> None:
+    board = Board()
+    with booted(board, "sti\n 1: hlt\n jmp 1b") as host:
+        host.load(assemble("iret", 0x2000), 0x2000)
+        host.load(b"\x00\x20\x00\x00" * 3, 4 * 0x30)
+        for vector in (0x30, 0x31, 0x32):
+            host.inject(vector)
+        assert host.run().reason is Reason.HALTED
+        assert host.injected == 3
+
+
+# --- manners ------------------------------------------------------------------
+
+
+@needs_kvm
+def test_closing_gives_back_files_and_the_signal_mask() -> None:
+    def files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before, mask = files(), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    for _ in range(3):
+        with booted(Board(), "1: jmp 1b") as host:
+            host.run(until=host.dispatcher.now() + 300_000)
+    assert files() == before
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+
+@needs_kvm
+def test_run_leaves_all_signals_but_its_own_deliverable() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with booted(Board(), "cli\n hlt") as host:
+        host.run()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, []) - mask
+        assert len(blocked) == 1
+        assert min(blocked) > signal.SIGRTMIN
+
+
+@needs_kvm
+def test_a_signal_that_the_caller_blocked_does_not_end_run() -> None:
+    previous = signal.signal(signal.SIGUSR1, lambda *_: pytest.fail("delivered"))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        with booted(Board(), "1: jmp 1b") as host:
+            threading.Timer(0.005, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+            assert host.run(until=host.dispatcher.now() + 20_000_000).reason is Reason.TIME
+        assert signal.sigtimedwait([signal.SIGUSR1], 1) is not None
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+        signal.signal(signal.SIGUSR1, previous)
+
+
+@needs_kvm
+def test_a_stop_before_run_is_not_forgotten() -> None:
+    with booted(Board(), "1: jmp 1b") as host:
+        host.stop()
+        assert host.run(until=host.dispatcher.now() + SECOND).reason is Reason.STOPPED
+
+
+def test_without_kvm_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvm.os.path, "exists", lambda path: False)
+    reason = kvm.available.__wrapped__()
+    assert reason is not None
+    assert "/dev/kvm" in reason or "Linux" in reason
+
+
+@pytest.mark.skipif(not Path("/dev/kvm").exists(), reason="there is no /dev/kvm")
+def test_a_kvm_that_cannot_be_opened_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refused(path: str, flags: int) -> int:
+        if path == "/dev/kvm":
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags)
+
+    monkeypatch.setattr(kvm.os, "open", refused)
+    with pytest.raises(HostError, match="cannot be opened: Permission denied"):
+        kvm.KvmHost(Dispatcher())
