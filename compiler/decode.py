@@ -329,6 +329,16 @@ def ones(width: ir.Expr) -> ir.Expr:
     return a.binary("shr", ir.Const(a.ONES), a.sub(ir.Const(64), bits))
 
 
+def scale(within: ir.Expr) -> ir.Expr:
+    """What multiplies a value to move it up to byte `within`."""
+    return a.binary("shl", a.TRUE, a.binary("mul", within, ir.Const(8)))
+
+
+def lane_mask(reg: RegDef, within: ir.Expr) -> ir.Expr:
+    """Ones in the bytes of a register that an access of `width` bytes from byte `within` is of."""
+    return a.wrap(a.binary("mulw", ones(WIDTH), scale(within)), 8 * reg.width)
+
+
 class Reading(Decoder):
     kind = "read"
     parameters, result = ir.READ
@@ -345,42 +355,48 @@ class Reading(Decoder):
             full = a.cond(a.eq(width, ir.Const(size)), ir.Const(2 ** (8 * size) - 1), full)
         return full
 
-    def _value(self, reg: RegDef, place: Place, name: str) -> tuple[list[ir.Stmt], ir.Expr | None]:
-        """Read the whole register into a local."""
+    def _value(
+        self, reg: RegDef, place: Place, name: str, mask: ir.Expr
+    ) -> tuple[list[ir.Stmt], ir.Expr | None]:
+        """Read the whole register into a local; `mask` has ones in the lanes that the access is of."""
         function = self.handler(reg)
         if function is None:
             return [], None
         kind = ir.Range(0, 2 ** (8 * reg.width) - 1)
-        return [ir.Let(name, ir.Call(function, place, kind)), *self.commit(function)], ir.Var(name, kind)
+        given = (*place, mask) if reg.masked_read else place
+        return [ir.Let(name, ir.Call(function, given, kind)), *self.commit(function)], ir.Var(name, kind)
 
     def whole(self, reg: RegDef, place: Place) -> ir.Block:
         index = self.python(reg)
         width = ir.Const(reg.width)
         if index is not None:
             return (*self.leave(ir.Const(index)), *self.nothing(width))
-        out, value = self._value(reg, place, f"{reg.function}.whole")
+        out, value = self._value(reg, place, f"{reg.function}.whole", ones(width))
         return (*out, ir.Return(value)) if value is not None else self.nothing(width)
 
     def piece(self, reg: RegDef, place: Place, within: ir.Expr) -> ir.Block:
         index = self.python(reg)
         if index is not None:
             return (*self.leave(ir.Const(index)), *self.nothing(WIDTH))
-        out, value = self._value(reg, place, f"{reg.function}.piece")
+        out, value = self._value(reg, place, f"{reg.function}.piece", lane_mask(reg, within))
         if value is None:
             return self.nothing(WIDTH)
         moved = a.binary("shr", value, a.binary("mul", within, ir.Const(8)))
         return (*out, ir.Return(a.binary("and", moved, ones(WIDTH))))
 
     def several(self, at: int, width: int, parts: list[Part]) -> ir.Block:
+        index = self.python(parts[0].placed.reg)
         if self.python_among(parts):
-            index = self.python(parts[0].placed.reg) if len(parts) == 1 else LEAVE_SPLIT
-            return (*self.leave(ir.Const(index or 0)), *self.nothing(ir.Const(width)))
+            # Python serves one register at a time: with others in it, this is no defined access
+            leave = self.leave(ir.Const(index)) if len(parts) == 1 and index is not None else []
+            return (*leave, *self.nothing(ir.Const(width)))
         out: list[ir.Stmt] = []
         total: ir.Expr = ir.Const(self._unclaimed(parts, width))
         for i, part in enumerate(parts):
-            before, value = self._value(part.placed.reg, part.placed.place, f"r{at}.{width}.{i}")
-            out += before
             size = 8 * (part.last - part.first)
+            mask = ir.Const((2**size - 1) << (8 * part.first))
+            before, value = self._value(part.placed.reg, part.placed.place, f"r{at}.{width}.{i}", mask)
+            out += before
             taken: ir.Expr = ir.Const((2**size - 1) if self.gap else 0)
             if value is not None:
                 taken = a.bits(value, 8 * part.last - 1, 8 * part.first)
@@ -427,15 +443,15 @@ class Writing(Decoder):
         index = self.python(reg)
         if index is not None:
             return (*self.leave(ir.Const(index)), ir.Return(None))
-        scale = a.binary("shl", a.TRUE, a.binary("mul", within, ir.Const(8)))
-        mask = a.wrap(a.binary("mulw", ones(WIDTH), scale), 8 * reg.width)
-        given = a.binary("and", a.binary("mulw", VALUE, scale), mask)
+        mask = lane_mask(reg, within)
+        given = a.binary("and", a.binary("mulw", VALUE, scale(within)), mask)
         return (*self._stored(reg, place, given, mask), ir.Return(None))
 
     def several(self, at: int, width: int, parts: list[Part]) -> ir.Block:
+        index = self.python(parts[0].placed.reg)
         if self.python_among(parts):
-            index = self.python(parts[0].placed.reg) if len(parts) == 1 else LEAVE_SPLIT
-            return (*self.leave(ir.Const(index or 0)), ir.Return(None))
+            leave = self.leave(ir.Const(index)) if len(parts) == 1 and index is not None else []
+            return (*leave, ir.Return(None))
         out: list[ir.Stmt] = []
         for part in parts:
             size = 8 * (part.last - part.first)

@@ -48,26 +48,26 @@ WIDTHS = (1, 2, 4, 8)
 
 def access_words(words: tuple[t.Ident, ...], stored: bool) -> AccessWords:
     """SystemRDL's words of a field or register, as what they do (E403)."""
-    base, on_read, on_write = (True, stored), "", ""
+    given: dict[str, t.Ident] = {}
     for word in words:
-        if word.text in BASE_WORDS:
-            base = BASE_WORDS[word.text]
-        elif word.text in READ_WORDS:
-            on_read = word.text
-        else:
-            on_write = word.text
-            base = (base[0], True) if words[0].text not in BASE_WORDS else base
-        if not stored and (on_read or on_write or base[1]):
-            raise Reject(
-                "E403",
-                f"'{word.text}' applies to what is stored, and this is an equation",
-                word.span,
-                "an equation is 'ro'; leave the word out",
-            )
-    if on_write and not base[1]:
+        kind = "base" if word.text in BASE_WORDS else "read" if word.text in READ_WORDS else "write"
+        if kind in given:
+            raise Reject("E403", f"'{given[kind].text}' and '{word.text}' say two things of one", word.span,
+                         "leave one of them out")  # fmt: skip
+        given[kind] = word
+    base, on_read, on_write = (given[k].text if k in given else "" for k in ("base", "read", "write"))
+    readable, writable = BASE_WORDS[base] if base else (True, stored)
+    if not stored and (on_read or on_write or writable):
+        word = next(w for w in words if w.text != "ro")
+        raise Reject("E403", f"'{word.text}' applies to what is stored, and this is an equation", word.span,
+                     "an equation is 'ro'; leave the word out")  # fmt: skip
+    if on_write and not writable:
         raise Reject("E403", f"'{on_write}' says what a write does, but nothing can be written",
-                     words[-1].span, "say 'rw' or 'wo'")  # fmt: skip
-    return AccessWords(*base, on_read, on_write)
+                     given["write"].span, "say 'rw' or 'wo'")  # fmt: skip
+    if on_read and not readable:
+        raise Reject("E403", f"'{on_read}' says what a read does, but nothing can be read",
+                     given["read"].span, "say 'rw' or 'ro'")  # fmt: skip
+    return AccessWords(readable, writable, on_read, on_write)
 
 
 class Registers:
@@ -89,15 +89,14 @@ class Registers:
             raise Reject("E205", f"a register is 8, 16, 32 or 64 bits wide, not {width}", tree.type.span)
         lanes = tree.lanes or window_lanes
         size = width // 8
-        if lanes is not None and (lanes not in (1, 2, 4, 8) or (lanes > size and tree.lanes)):
+        if lanes is not None and (lanes not in WIDTHS or (lanes > size and tree.lanes)):
             raise Reject("E402", f"lanes of {lanes} bytes in a register of {size}", tree.name.span,
                          "lanes are of 1, 2, 4 or 8 bytes, and not wider than the register")  # fmt: skip
         name = tree.name.text
-        has_read = any(h.kind == "read" for h in tree.handlers)
+        has_read, has_write = (any(h.kind == kind for h in tree.handlers) for kind in ("read", "write"))
         computed = tree.value is not None or has_read
-        words = access_words(
-            tree.access, stored=not computed or any(h.kind == "write" for h in tree.handlers)
-        )
+        words = access_words(tree.access, stored=not computed or has_write)
+        self._one_value(tree, has_read)
         reg = RegDef(
             name, tree.name.span, scope.prefix + name, size, min(lanes or size, size), lanes is not None,
             kind, {}, None, words, tree,
@@ -107,10 +106,31 @@ class Registers:
             reg.value = self.unit.equation(f"{reg.function}.is", tree.name, kind, value, scope)
         elif tree.fields:
             self._fields(reg, scope, width)
-        elif words.readable and not has_read:
+        elif not has_read and (words.readable or not has_write):
+            self._holds_all(kind, words, tree.type.span, size * 8)
             reset = self.unit.reset_value(tree.reset, kind, scope, name)
             reg.storage = self.unit.slot(scope, name, kind, reset=reset, span=tree.name.span)
+        effects = any(cell.access.on_read for cell in cells(reg)) and not has_read
+        reg.masked_read = effects and reg.lanes < reg.width
         return reg
+
+    @staticmethod
+    def _one_value(tree: t.Reg, has_read: bool) -> None:
+        """A register's value comes from one place; only what is stored is reset."""
+        if tree.value is not None and (tree.fields or has_read):
+            other = "fields" if tree.fields else "a read of its own"
+            raise Reject("E102", f"'{tree.name.text}' has an equation and {other}: two values", tree.value.span,
+                         "leave one of them out")  # fmt: skip
+        if tree.reset is not None and (tree.value is not None or tree.fields or has_read):
+            raise Reject("E403", f"'{tree.name.text}' stores nothing of its own to reset", tree.reset.span,
+                         "write 'reset' after each field")  # fmt: skip
+
+    @staticmethod
+    def _holds_all(kind: TypeInfo, words: AccessWords, span: Span, bits: int) -> None:
+        """What a guest writes is any pattern of bits, so the type has a value for each (E201)."""
+        if words.writable and kind.range != ir.Range(0, 2**bits - 1):
+            raise Reject("E201", f"a guest may write {kind.range.hi + 1}, and the type has no such value", span,
+                         "give the enum a member for every pattern of bits, or make this 'ro'")  # fmt: skip
 
     def _fields(self, reg: RegDef, scope: Scope, width: int) -> None:
         taken = 0
@@ -118,11 +138,15 @@ class Registers:
             high, low = tree.bits.high, tree.bits.low
             mask = ((2 << high) - 1) & ~((1 << low) - 1)
             if high >= width:
-                raise Reject("E402", f"bit {high} in a register of {width} bits", tree.bits.span)
+                raise Reject("E402", f"bit {high} in a register of {width} bits", tree.bits.span,
+                             f"the highest is {width - 1}")  # fmt: skip
             if taken & mask:
-                raise Reject("E401", f"field '{tree.name.text}' overlaps another", tree.bits.span)
+                other = next(f for f in reg.fields.values() if f.low <= high and low <= f.high)
+                raise Reject("E401", f"field '{tree.name.text}' overlaps '{other.name}'", tree.bits.span,
+                             f"'{other.name}' has the bits {other.high}..{other.low}")  # fmt: skip
             if tree.name.text in reg.fields:
-                raise Reject("E102", f"field '{tree.name.text}' is defined already", tree.name.span)
+                raise Reject("E102", f"field '{tree.name.text}' is defined already", tree.name.span,
+                             "choose another name")  # fmt: skip
             taken |= mask
             reg.fields[tree.name.text] = self._field(reg, tree, scope)
 
@@ -132,16 +156,22 @@ class Registers:
         if tree.type is not None:
             given = self.unit.type(tree.type, scope)
             if given.width != size:
-                raise Reject("E205", f"the type has {given.width} bits, the field {size}", tree.type.span)
+                exact = f"{given.width} bits" if given.width else "no exact width"
+                raise Reject("E205", f"the type has {exact}, the field {size}", tree.type.span,
+                             "give the field as many bits as its type has")  # fmt: skip
             kind = given
         name = f"{reg.name}.{tree.name.text}"
         slot, value = None, None
         words = access_words(tree.access, stored=tree.value is None)
         if tree.value is not None:
+            if tree.reset is not None:
+                raise Reject("E403", f"'{name}' is an equation, it stores nothing to reset", tree.reset.span,
+                             "leave one of them out")  # fmt: skip
             value = self.unit.equation(
                 f"{reg.function}.{tree.name.text}.is", tree.name, kind, tree.value, scope
             )
         else:
+            self._holds_all(kind, words, tree.bits.span if tree.type is None else tree.type.span, size)
             reset = self.unit.reset_value(tree.reset, kind, scope, name)
             slot = self.unit.slot(scope, name, kind, reset=reset, span=tree.name.span)
         return FieldDef(
@@ -189,20 +219,26 @@ class Registers:
                 )
         else:
             value = self.value(reg, scope.place, reg.span).expr
-            effects = [
-                ir.Store(
-                    f.slot,
-                    scope.place,
-                    ir.Const(READ_WORDS[f.access.on_read] * f.type.range.hi),
-                    reg.span.line,
-                )
-                for f in reg.fields.values()
-                if f.access.on_read and f.slot
-            ]
             body = [ir.Return(value)]
+            effects = self._read_effects(reg, scope)
             if effects:
                 body = [ir.Let("before", value), *effects, ir.Return(ir.Var("before", value.type))]
-        self.unit.function(f"{reg.function}.read", scope.parameters, kind, body, reg.span.line)
+        mask = (("mask", kind),) if reg.masked_read else ()
+        self.unit.function(f"{reg.function}.read", (*scope.parameters, *mask), kind, body, reg.span.line)
+
+    def _read_effects(self, reg: RegDef, scope: Scope) -> list[ir.Stmt]:
+        """rclr and rset, in the lanes that are read."""
+        out: list[ir.Stmt] = []
+        for cell in cells(reg):
+            if cell.access.on_read and cell.slot is not None:
+                ones = cell.type.range.hi
+                new: ir.Expr = ir.Const(READ_WORDS[cell.access.on_read] * ones)
+                if reg.masked_read:
+                    mask = a.bits(ir.Var("mask", ir.Range(0, 2 ** (8 * reg.width) - 1)), cell.high, cell.low)
+                    old = ir.Load(cell.slot, scope.place, cell.type.range)
+                    new = self._merge(old, new, mask, ones.bit_length())
+                out.append(ir.Store(cell.slot, scope.place, new, reg.span.line))
+        return out
 
     def _write(self, reg: RegDef, scope: Scope, handler: t.Handler | None) -> None:
         if handler is not None and handler.python is not None:
@@ -221,23 +257,17 @@ class Registers:
         self.unit.function(f"{reg.function}.write", parameters, None, body, reg.span.line)
 
     def _stores(self, reg: RegDef, scope: Scope, v: ir.Expr, mask: ir.Expr) -> list[ir.Stmt]:
-        line = reg.span.line
-        if reg.storage is not None:
-            old = ir.Load(reg.storage, scope.place, reg.type.range)
-            return [ir.Store(reg.storage, scope.place, self._merge(old, v, mask, reg.width * 8), line)]
         out: list[ir.Stmt] = []
-        for field in reg.fields.values():
-            if field.slot is None or not field.access.writable:
+        for cell in cells(reg):
+            if cell.slot is None or not cell.access.writable:
                 continue
-            ones = field.type.range.hi
-            old = ir.Load(field.slot, scope.place, field.type.range)
-            given = a.bits(v, field.high, field.low)
-            covered = a.bits(mask, field.high, field.low)
-            rule = WRITE_WORDS.get(field.access.on_write)
+            ones = cell.type.range.hi
+            old = ir.Load(cell.slot, scope.place, cell.type.range)
+            given, covered = a.bits(v, cell.high, cell.low), a.bits(mask, cell.high, cell.low)
+            rule = WRITE_WORDS.get(cell.access.on_write)
             new = rule(old, given, ones) if rule else given
-            out.append(
-                ir.Store(field.slot, scope.place, self._merge(old, new, covered, ones.bit_length()), line)
-            )
+            merged = self._merge(old, new, covered, ones.bit_length())
+            out.append(ir.Store(cell.slot, scope.place, merged, reg.span.line))
         return out
 
     @staticmethod
@@ -254,6 +284,9 @@ class Registers:
         written: ir.Expr = ir.Var("v", whole)
         prologue: list[ir.Stmt] = []
         if reg.lanes < reg.width:
+            if reg.value is None and reg.storage is None and not reg.fields:
+                raise Reject("E402", f"'{reg.name}' has lanes, but nothing stored for those not written",
+                             handler.span, f"lanes {reg.width}, or give it fields or a state")  # fmt: skip
             old = self.value(reg, scope.place, reg.span).expr
             merged = self._merge(old, written, ir.Var("mask", whole), reg.width * 8)
             prologue, written = [ir.Let("merged", merged)], ir.Var("merged", merged.type)
@@ -272,3 +305,11 @@ class Registers:
             raise Reject("E404", f"'{reg.name}' is hot, and Python serves it", name.span,
                          "drop 'hot', or say it in the language")  # fmt: skip
         return found.index
+
+
+def cells(reg: RegDef) -> list[FieldDef]:
+    """What a register stores: its fields, or itself as one."""
+    if reg.storage is None:
+        return list(reg.fields.values())
+    top = 8 * reg.width - 1
+    return [FieldDef(reg.name, reg.span, top, 0, reg.type, reg.storage, None, reg.access, reg.tree.doc)]

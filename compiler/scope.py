@@ -221,6 +221,7 @@ class RegDef(Entity):
     access: AccessWords
     tree: t.Reg
     value: LetDef | None = None
+    masked_read: bool = False  # a read changes something, and lanes of it can be read by themselves
     read_python: int | None = None
     write_python: int | None = None
     done: bool = False
