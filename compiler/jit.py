@@ -22,7 +22,7 @@ from .cache import Cache
 
 CacheChoice = Cache | Literal["default"] | None
 
-OBJECT_FORMAT = 1
+OBJECT_FORMAT = 2
 """Raised when what is made of the same IR text changes, e.g. the pass pipeline."""
 
 QUICK = 1
@@ -83,8 +83,23 @@ def optimise(text: str, target: Target, opt: int = 2, jit: bool = False) -> tupl
     options.loop_vectorization = options.slp_vectorization = False
     options.loop_interleaving = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
+    if opt == QUICK:
+        _optimise_once(module, builder)
+    else:
+        builder.getModulePassManager().run(module, builder)
     return module, machine
+
+
+def _optimise_once(module: Any, builder: Any) -> None:
+    """Inline the calls that say so (see inlining.py), and each function that is left goes through once."""
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, builder)
+    simplify = builder.getFunctionPassManager()
+    for function in module.functions:
+        if not function.is_declaration:
+            simplify.run(function, builder)
 
 
 class NativeCode:

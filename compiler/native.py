@@ -13,10 +13,13 @@ Non-goals: optimisation and machine code (jit.py); checking the IR (verify.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator
 
 from . import ir, native_image
 from . import native_ops as ops
+from .inlining import Inlining
 from .native_ops import Writer, literal
 
 ATTRIBUTES = "mustprogress nofree norecurse nosync nounwind willreturn"
@@ -25,9 +28,8 @@ EXACT = ("add", "sub", "mul", "shl")
 MODULO = {"addw": "add", "subw": "sub", "mulw": "mul"}
 DIVISIONS = {"div": "udiv", "mod": "urem"}
 SETTLE = "settle"
-SPARING = "\0"
-SPARINGLY = ' "function-inline-threshold"="50"'
-"""At calls that no read waits for: inlined only if small. A tenth of LLVM's time."""
+CALLEE = re.compile("\0([^\0]*)\0")
+"""Stands after each call until it is known whether the callee becomes part of the caller."""
 
 
 def build(module: ir.Module, preserve_most: bool = False, quick: bool = False) -> str:
@@ -40,8 +42,7 @@ def build(module: ir.Module, preserve_most: bool = False, quick: bool = False) -
     unit = _Unit(module, preserve_most)
     parts = [f'source_filename = "{module.name}"']
     bodies = {function.name: _Translator(unit, function).text() for function in module.functions}
-    hot = unit.reached(f"{region.name}_read" for region in module.regions)
-    parts += [body.replace(SPARING, "" if name in hot else SPARINGLY) for name, body in bodies.items()]
+    parts += unit.with_calls_marked(bodies) if quick else [CALLEE.sub("", body) for body in bodies.values()]
     if unit.settles_rarely:
         parts.append(unit.rare_settle())
     parts.append(native_image.build(module, quick))
@@ -88,7 +89,8 @@ class _Unit:
         self.metadata = _Metadata()
         self.convention = "preserve_mostcc " if preserve_most else ""
         self.settles_rarely = False
-        self.calls: dict[str, set[str]] = {}
+        self.calls: dict[str, Counter[str]] = {}
+        self.writers: set[str] = set()
         root = self.metadata.node('!{!"devc"}')
         self._notes = {s.name: self._note(i, s, root) for i, s in enumerate(module.slots)}
 
@@ -105,13 +107,20 @@ class _Unit:
         span = f"!{{i{bits} {literal(known.lo, bits)}, i{bits} {literal(known.hi + 1, bits)}}}"
         return f"{alias}, !range {self.metadata.node(span)}", alias
 
-    def reached(self, roots: Iterable[str]) -> set[str]:
-        """The roots and all that they call, but for what is rare."""
-        found = set(roots)
-        for name in reversed(self.functions):  # a callee stands before its callers
-            if name in found and not self.rare(name):
-                found |= self.calls.get(name, set())
-        return {name for name in found if not self.rare(name)}
+    def with_calls_marked(self, bodies: dict[str, str]) -> list[str]:
+        """The functions' texts, with each call that shall become part of its caller saying so."""
+        inlining = Inlining(
+            {name: body.count("\n") for name, body in bodies.items()},
+            self.calls,
+            frozenset(name for name in bodies if self.rare(name)),
+            [f"{region.name}_read" for region in self.module.regions],
+            frozenset(name for name, function in self.functions.items() if function.exported),
+        )
+
+        def marked(name: str, body: str) -> str:
+            return CALLEE.sub(lambda call: " alwaysinline" if inlining.takes(name, call[1]) else "", body)
+
+        return [marked(name, body) for name, body in bodies.items()]
 
     def rare(self, name: str) -> bool:
         """Whether no guest waits for the function often."""
@@ -175,6 +184,7 @@ class _Translator:
         self.exits: list[str] = []
         self.values: dict[str, str] = {}
         self.places: dict[str, str] = {}
+        self.known: list[dict[ir.Call, str]] = [{}]
 
     def text(self) -> str:
         function = self.function
@@ -192,7 +202,9 @@ class _Translator:
         # Called from the access functions' cold paths, and large: never a part of them.
         inline = "cold noinline " if self.unit.rare(function.name) else ""
         head = f'define {linkage}{result} @"{symbol(self.unit.module, function)}"({", ".join(params)})'
-        return "\n".join((f"{head} {inline}{ATTRIBUTES} {{", "entry:", *self.w.lines, "}"))
+        memory = "readwrite" if function.name in self.unit.writers else "read"
+        attributes = f"{inline}memory(argmem: {memory}) {ATTRIBUTES}"
+        return "\n".join((f"{head} {attributes} {{", "entry:", *self.w.lines, "}"))
 
     def _prologue(self) -> None:
         for number, name in enumerate(dict.fromkeys(_locals(self.function.body))):
@@ -215,6 +227,7 @@ class _Translator:
             self._statement(stmt)
 
     def _statement(self, stmt: ir.Stmt) -> None:
+        self.known = [{}]
         match stmt:
             case ir.Let(name, value):
                 self.w.do(f"store i64 {self.value(value)}, ptr {self.places[name]}")
@@ -234,6 +247,7 @@ class _Translator:
                 self._call(call)
 
     def _store(self, stmt: ir.Store) -> None:
+        self.unit.writers.add(self.function.name)
         slot = self.unit.slots[stmt.slot]
         value = self.value(stmt.value)
         kind = f"i{8 * slot.size}"
@@ -333,7 +347,15 @@ class _Translator:
             case ir.Nanos(count, hz):
                 return ops.nanos(self.w, self.value(count), self.value(hz), count.type, hz.type)
             case ir.Call():
-                return self._call(expr)
+                return self._called(expr)
+
+    def _called(self, call: ir.Call) -> str:
+        """The value of an equation, which does not change within a statement."""
+        for known in self.known:
+            if call in known:
+                return known[call]
+        self.known[-1][call] = value = self._call(call)
+        return value
 
     def test(self, expr: ir.Expr) -> str:
         """The operand, an i1, that says whether an expression is not zero."""
@@ -374,11 +396,17 @@ class _Translator:
             return self.w.op(f"select i1 {test}, i64 {then}, i64 {orelse}")
         labels = self.w.label(), self.w.label()
         end = self.w.label()
+        orelse_calls = set(_certain(expr.orelse))
+        for call in _certain(expr.then):
+            if call in orelse_calls:
+                self._called(call)
         self.w.branch(test, *labels)
         incoming = []
         for label, arm in zip(labels, (expr.then, expr.orelse), strict=True):
             self.w.start(label)
+            self.known.append({})
             value = self.value(arm)
+            self.known.pop()
             incoming.append(f"[ {value}, %{self.w.block} ]")
             self.w.jump(end)
         self.w.start(end)
@@ -408,7 +436,9 @@ class _Translator:
 
     def _call(self, call: ir.Call) -> str:
         callee = self.unit.functions[call.function]
-        self.unit.calls.setdefault(self.function.name, set()).add(callee.name)
+        self.unit.calls.setdefault(self.function.name, Counter())[callee.name] += 1
+        if callee.name in self.unit.writers:
+            self.unit.writers.add(self.function.name)
         args = ["ptr %s", f"i64 {'%now' if call.now is None else self.value(call.now)}"]
         for arg, (_, kind) in zip(call.args, callee.params, strict=True):
             operand = self.value(arg)
@@ -419,12 +449,26 @@ class _Translator:
             self.unit.settles_rarely = True
             self.w.do(f"call {self.unit.convention}void {self.unit.rare_name}({', '.join(args)}) cold")
             return "0"
-        target = f'@"{symbol(self.unit.module, callee)}"({", ".join(args)}){SPARING}'
+        target = f'@"{symbol(self.unit.module, callee)}"({", ".join(args)})\0{callee.name}\0'
         if callee.result is None:
             self.w.do(f"call void {target}")
             return "0"
         value = self.w.op(f"call {_type(callee, callee.result)} {target}")
         return self.w.op(f"zext i32 {value} to i64") if _type(callee, callee.result) == "i32" else value
+
+
+def _certain(expr: ir.Expr) -> Iterator[ir.Call]:
+    """The calls that are made whenever an expression is evaluated, and that depend on no other."""
+    match expr:
+        case ir.Call():
+            yield expr
+        case ir.Cond(test=test):
+            yield from _certain(test)
+        case ir.Binary(left=left, right=right):
+            yield from _certain(left)
+            yield from _certain(right)
+        case ir.Not(operand) | ir.Narrow(operand):
+            yield from _certain(operand)
 
 
 def _bools(*exprs: ir.Expr) -> bool:

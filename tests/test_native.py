@@ -13,6 +13,7 @@ from devc.compiler.ir import (
     NEVER,
     SECOND,
     U8,
+    U16,
     U32,
     U64,
     Binary,
@@ -389,12 +390,46 @@ def test_no_value_is_wider_than_64_bits_after_optimising() -> None:
     assert " i128" not in str(module)
 
 
-def test_only_what_a_read_waits_for_is_inlined_freely() -> None:
-    calls = [line for line in native.build(ticker()).splitlines() if "call" in line]
-    assert [native.SPARINGLY in line for line in calls if "ticker.part" in line] == [False]
-    # From `reset`, from a write, and from `restore`, which is not compiled from IR.
-    assert [native.SPARINGLY in line for line in calls if "ticker_resume" in line] == [True, True, False]
-    assert not any(native.SPARING in line for line in calls)
+def test_only_a_quick_build_says_which_calls_become_part_of_their_caller() -> None:
+    quick, full = (native.build(ticker(), quick=quick).splitlines() for quick in (True, False))
+    reads = [line for line in quick if "call" in line and "ticker.part" in line]
+    assert ["alwaysinline" in line for line in reads] == [True]
+    assert not any("alwaysinline" in line for line in full)
+    assert not any("\0" in line for line in (*quick, *full))
+
+
+def test_a_value_used_twice_in_a_statement_is_computed_once() -> None:
+    number = Call("number", (), U8)
+    twice = Binary("mul", number, number, Range(0, 255 * 255))
+    both_arms = Cond(Binary("lt", Now(), Const(9), BOOL), number, Binary("add", number, Const(1), U16), U16)
+    module = bare(
+        function("number", (), U8, Return(Load("settled", (), U8))),
+        function("twice", (), U64, Return(twice)),
+        function("arms", (), U64, Return(both_arms)),
+    )
+    text = native.build(module)
+    assert {name: _body(text, name).count("call") for name in ("twice", "arms")} == {"twice": 1, "arms": 1}
+
+
+def _body(text: str, name: str) -> str:
+    return text.partition(f'@"bare_{name}"(')[2].partition("\n}")[0]
+
+
+def test_a_value_is_computed_again_after_a_store() -> None:
+    number = Call("number", (), U64)
+    module = bare(
+        function("number", (), U64, Return(Load("settled", (), U64))),
+        function(  # reads what it has just written
+            "both",
+            (),
+            U64,
+            Store("settled", (), Const(1)),
+            Let("before", number),
+            Store("settled", (), Const(2)),
+            Return(Binary("addw", Var("before", U64), number, U64)),
+        ),
+    )
+    assert Code(module).call("both") == 3
 
 
 def test_an_access_that_settles_calls_it_off_its_path() -> None:
