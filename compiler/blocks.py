@@ -9,12 +9,30 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import ir
 from .declare import names
-from .scope import BlockDef, Context, InputDef, InstanceDef, LocalDef, Scope, Value
+from .scope import (
+    BitDef,
+    BlockDef,
+    Context,
+    CounterDef,
+    Entity,
+    FieldDef,
+    InputDef,
+    InstanceDef,
+    LineDef,
+    LocalDef,
+    OuterDef,
+    Ref,
+    Scope,
+    StateDef,
+    Value,
+)
 
 if TYPE_CHECKING:
     from .elaborate import Unit
 
 MAX_ELEMENTS = 64
+OUTER: dict[str, type[Entity]] = {"counter": CounterDef, "line": LineDef}
+"""Inputs that are entities of the device, by their type's name."""
 
 
 class Blocks:
@@ -54,7 +72,11 @@ class Blocks:
             if name not in given:
                 raise Reject("E103", f"input '{name}' of block '{block.name.text}' is not given", tree.span,
                              f"{tree.name.text}: {block.name.text}({name} = ...)")  # fmt: skip
-            if isinstance(item.type, t.NamedType) and item.type.name == "clock":
+            if isinstance(item.type, t.NamedType) and item.type.name in OUTER:
+                self._outer(item, given[name].value, inner, scope)
+            elif isinstance(item.type, t.NamedType) and item.type.name == "bit":
+                self._bit(item, given[name].value, tree, inner, scope)
+            elif isinstance(item.type, t.NamedType) and item.type.name == "clock":
                 argument = given[name].value
                 if not isinstance(argument, t.Name):
                     raise Reject("E103", "a clock's name is needed here", argument.span)
@@ -67,6 +89,30 @@ class Blocks:
                         name, item.name.span, f"{inner.prefix}{name}.in", self.unit.type(item.type, inner)
                     )
                 )
+
+    def _outer(self, item: t.Input, argument: t.Expr, inner: Scope, scope: Scope) -> None:
+        """An input that is the device's own counter or line."""
+        assert isinstance(item.type, t.NamedType)
+        kind = OUTER[item.type.name]
+        found = scope.find(argument.name, argument.span) if isinstance(argument, t.Name) else None
+        if not isinstance(found, kind):
+            raise Reject("E103", f"a {item.type.name}'s name is needed here", argument.span)
+        inner.define(OuterDef(item.name.text, item.name.span, found))
+
+    def _bit(self, item: t.Input, argument: t.Expr, tree: t.Instance, inner: Scope, scope: Scope) -> None:
+        """An input that is one bit of something stored in the device, which the block may set."""
+        if not isinstance(argument, t.Index):
+            raise Reject("E103", "a bit of something stored is needed here", argument.span, "REGISTER.FIELD[n]")
+        outer = Context(scope, ()).inner()
+        if inner.index is not None and tree.index is not None:
+            outer.scope.define(LocalDef(tree.index.text, tree.index.span, Value(inner.place[0])))
+        found = self.unit.refs.resolve(argument.base, outer)
+        entity = found.entity if isinstance(found, Ref) else None
+        if not isinstance(entity, (StateDef, FieldDef)) or entity.slot is None:
+            raise Reject("E103", "a bit of something stored is needed here", argument.span, "REGISTER.FIELD[n]")
+        width = entity.type.range.hi.bit_length()
+        position = self.unit.refs.bounded(argument.index, outer, width, entity.name)
+        inner.define(BitDef(item.name.text, item.name.span, entity.slot, entity.type.range, position))
 
     def _finish_inputs(self, tree: t.Instance, inner: Scope, scope: Scope) -> None:
         """An input is an equation of the device, with the array's index in sight."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import arithmetic as a
-from . import ir
-from .scope import Context, TypeInfo, Value
+from . import ir, timing
+from .scope import Context, TypeInfo, Value, show
 
 if TYPE_CHECKING:
     from .expressions import Expressions
@@ -91,6 +91,49 @@ def _binary(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo |
     return Value(result)
 
 
+def _elapsed(e: Expressions, node: t.CallExpr, ctx: Context, name: str) -> ir.Expr:
+    """Ticks from an event's own instant to the one up to which it is settled."""
+    if ctx.settled is None:
+        raise Reject("E103", f"'{name}' has a meaning only in an event of time", node.span,
+                     "hand its value to the procedure")  # fmt: skip
+    now = timing.ticks(ctx.settled)
+    until = timing.ticks(ctx.settled, ir.Var("until", ir.U64))
+    # the event's instant is not after the other
+    return a.cond(a.binary("lt", until, now), a.FALSE, ir.Narrow(a.binary("subw", until, now), until.type))
+
+
+def _period(value: Value, node: t.CallExpr) -> ir.Expr:
+    if value.type.lo < 1:
+        raise Reject("E202", f"the period may be 0: it is {show(value.type)}", node.span, "branch on it first")
+    return value.expr
+
+
+def _times(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+    """How many times a periodic event falls due in the time that is settled, this one included."""
+    (period,) = _arguments(e, node, ctx, 1)
+    passed = a.binary("div", _elapsed(e, node, ctx, "times"), _period(period, node))
+    return Value(a.add(a.binary("min", passed, ir.Const(2**63 - 1)), a.TRUE))
+
+
+def _advance(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+    """A value that grows by a period each time the event falls due, once all of them are done; modulo 2**64."""
+    value, period = _arguments(e, node, ctx, 2)
+    elapsed = _elapsed(e, node, ctx, "advance")
+    whole = a.binary("subw", elapsed, a.binary("mod", elapsed, _period(period, node)))
+    return Value(a.binary("addw", value.expr, a.binary("addw", whole, period.expr)), 64)
+
+
+def _merge(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+    """`merge(old, new, mask)`: new where the mask has ones, old elsewhere."""
+    old, new, mask = _arguments(e, node, ctx, 3)
+    top = max(v.type.hi for v in (old, new, mask))
+    if min(v.type.lo for v in (old, new, mask)) < 0:
+        raise Reject("E201", "'merge' works on bits, and a value may be negative", node.span)
+    ones = ir.Const(2 ** top.bit_length() - 1)
+    kept = a.binary("and", old.expr, a.binary("xor", mask.expr, ones))
+    return Value(a.binary("or", kept, a.binary("and", new.expr, mask.expr)), top.bit_length())
+
+
 BUILTINS: dict[str, Builtin] = {
-    "wrap": _wrap, "sat": _sat, "min": _of_two("min"), "max": _of_two("max"), "bcd": _bcd, "binary": _binary,
+    "wrap": _wrap, "sat": _sat, "min": _of_two("min"), "max": _of_two("max"), "times": _times, "advance": _advance, "merge": _merge, "bcd": _bcd, "binary": _binary,
 }  # fmt: skip

@@ -58,7 +58,9 @@ class Declarations:
             t.Cycle: self._cycle,
             t.Let: self._let,
             t.Wave: self._wave,
-            t.Line: self._line,
+            t.Line: self.unit.lines.declare,
+            t.Pin: self._pin,
+            t.Bank: self.unit.banks.declare,
             t.Reg: self._reg,
             t.Proc: self._proc,
             t.Instance: self.unit.blocks.declare,
@@ -72,8 +74,9 @@ class Declarations:
             t.Wave: self._finish_wave,
             t.Proc: self._finish_proc,
             t.Reg: self._finish_reg,
-            t.On: self.unit.settling.on,
-            t.Drive: self._finish_drive,
+            t.On: self.unit.events.declare,
+            t.Drive: self.unit.lines.drive,
+            t.Bank: self.unit.banks.finish,
             t.Instance: self.unit.blocks.finish,
             t.Window: self.unit.windows.finish,
             t.Python: self.unit.pythons.finish,
@@ -181,7 +184,7 @@ class Declarations:
         for param in tree.params:
             self.unit.attempt(partial(self._param, param, scope), scope, param.name)
         self._all(tree.members, scope)
-        self.unit.attempt(self._drivers)
+        self.unit.attempt(self.unit.lines.check)
 
     def _all(self, members: tuple[t.MemberDecl, ...], scope: Scope) -> None:
         first = (
@@ -190,8 +193,10 @@ class Declarations:
             t.Cycle,
             t.State,
             t.Python,
+            t.Pin,
         )  # names that others need when they are introduced
-        for member in sorted(members, key=lambda m: not isinstance(m, first)):
+        # a block's inputs may be the device's counters, lines and fields
+        for member in sorted(members, key=lambda m: 2 * isinstance(m, t.Instance) - isinstance(m, first)):
             if (handle := self.introduce.get(type(member))) is not None:
                 self.unit.attempt(partial(handle, member, scope), scope, *names(member))
         # what an access changes by itself comes last: it needs the procedures
@@ -213,13 +218,6 @@ class Declarations:
         )
         scope.define(ParamDef(name, tree.name.span, kind, slot))
         self.unit.params.append(ir.Param(name, kind.range, default, slot, tree.doc))
-
-    def _drivers(self) -> None:
-        for line in self.unit.lines:
-            if line.driver is None:
-                raise Reject(
-                    "E502", f"nothing drives line '{line.name}'", line.span, f"drive {line.name} = ..."
-                )
 
     def _checkpoint(self, tree: t.Checkpoint, scope: Scope) -> None:
         if not 1 <= tree.version < 2**32:
@@ -332,34 +330,14 @@ class Declarations:
         if isinstance(wave, WaveDef):
             self.unit.timing.wave(wave)
 
-    def _line(self, tree: t.Line, scope: Scope) -> None:
+    def _pin(self, tree: t.Pin, scope: Scope) -> None:
+        """An input: a stored level that the board drives."""
         if scope is not self.unit.scope:
-            raise Reject(
-                "E103",
-                "lines belong to the device",
-                tree.span,
-                "declare it there, and drive it from the block",
-            )
-        if len(self.unit.lines) == 32:
-            raise Reject("E502", "a device has at most 32 lines", tree.span)
-        line = LineDef(tree.name.text, tree.name.span, len(self.unit.lines), tree.doc)
-        scope.define(line)
-        self.unit.lines.append(line)
-
-    def _finish_drive(self, tree: t.Drive, scope: Scope) -> None:
-        name = tree.line.name if isinstance(tree.line, t.Name) else "this"
-        line = self.unit.scope.names.get(name)
-        if not isinstance(line, LineDef):
-            raise Reject("E103", f"'{name}' is not a line", tree.line.span)
-        if line.driver is not None:
-            raise Reject(
-                "E502",
-                f"line '{line.name}' is driven already, in line {line.driver.span.line}",
-                tree.span,
-                "one equation drives a line; join them with 'or'",
-            )
-        line.driver = tree
-        self.unit.settling.drive(line, tree, scope)
+            raise Reject("E103", "inputs from outside belong to the device", tree.span,
+                         "give the block an input: NAME: bool")  # fmt: skip
+        kind = TypeInfo(ir.BOOL, 1)
+        slot = self.unit.slot(scope, tree.name.text, kind, span=tree.span)
+        scope.define(StateDef(tree.name.text, tree.name.span, slot, kind))
 
     def _proc(self, tree: t.Proc, scope: Scope) -> None:
         inputs = [(i.name, self.type(i.type, scope)) for i in tree.inputs]

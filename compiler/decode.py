@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..dsl import tree as t
@@ -41,6 +42,7 @@ class Placed:
     place: Place
     offset: int
     name: str
+    where: str | None = None  # function: whether it is there
 
     @property
     def end(self) -> int:
@@ -205,7 +207,8 @@ class Decoder(ABC):
             self._function("byte", [*self._wholes((1,)), *self._pieces(), *self.nothing(ir.Const(1))])
             self._function("rest", [*self._guards(), *self.bytewise()])
         else:
-            self._function("rest", [*self._pieces(), *self._straddling(), *self.nothing(WIDTH)])
+            rest = [*self._pieces(), *self._straddling(), *self.nothing(WIDTH)]
+            self._function("rest", [*self._alignment(), *rest])
         rest = ir.Call(f"{self.name}.{self.kind}.rest", tuple(ir.Var(*p) for p in self.parameters), ir.U64)
         widths = (1,) if self.tree.split else WIDTHS
         end: list[ir.Stmt] = [ir.Return(rest)] if self.result else [ir.Do(rest)]
@@ -227,7 +230,7 @@ class Decoder(ABC):
         by_width: list[tuple[tuple[int, ...], ir.Block]] = []
         for width in widths:
             cases = tuple(
-                (group.offsets(), self.whole(group.reg, group.place(OFFSET)))
+                (group.offsets(), self.there(group.members[0], group.place(OFFSET), self.whole))
                 for group in self.layout.groups
                 if group.reg.width == width
             )
@@ -242,7 +245,8 @@ class Decoder(ABC):
             reg, within = group.reg, group.within(OFFSET)
             offsets = [o for byte in range(0, reg.width, reg.lanes) for o in group.offsets(byte)]
             widths = tuple(w for w in WIDTHS if w <= reg.width and not w % reg.lanes)
-            body: ir.Block = self.piece(reg, group.place(OFFSET), within)
+            piece = partial(self.piece, within=within)
+            body: ir.Block = self.there(group.members[0], group.place(OFFSET), piece)
             if reg.lanes < reg.width:
                 # the register's end is a lane's, so an access within it ends at one too
                 fits = a.binary("le", a.add(within, WIDTH), ir.Const(reg.width))
@@ -250,9 +254,31 @@ class Decoder(ABC):
             cases.append((tuple(offsets), (ir.Switch(WIDTH, ((widths, body),)),)))
         return [ir.Switch(OFFSET, tuple(cases))] if cases else []
 
+    def there(self, placed: Placed, place: Place, serve: Callable[[RegDef, Place], ir.Block]) -> ir.Block:
+        """Serve an access of a register, if its `where` holds; else it is a gap."""
+        body = serve(placed.reg, place)
+        if placed.where is None:
+            return body
+        test = ir.Call(placed.where, place, ir.BOOL)
+        return (ir.If(test, body, self.nothing(WIDTH)),)
+
+    def _alignment(self) -> list[ir.Stmt]:
+        """An access that is not aligned to its width is none, where the window says so."""
+        if not self.tree.aligned:
+            return []
+        known = ir.Narrow(OFFSET, ir.Range(0, self.tree.size - 1))
+        cases = tuple(
+            ((width,), (ir.If(a.binary("ne", a.binary("mod", known, ir.Const(width)), a.FALSE), self.nothing(WIDTH)),))
+            for width in WIDTHS[1:]
+        )
+        outside = a.binary("le", ir.Const(self.tree.size), OFFSET)
+        return [ir.If(outside, self.nothing(WIDTH)), ir.Switch(WIDTH, cases)]
+
     def _straddling(self) -> list[ir.Stmt]:
         cases: dict[int, list[tuple[tuple[int, ...], ir.Block]]] = {}
         for at, width, parts in self.layout.straddling():
+            if self.tree.aligned and at % width:
+                continue
             cases.setdefault(at, []).append(((width,), self.several(at, width, parts)))
         by_offset = tuple(((at,), (ir.Switch(WIDTH, tuple(widths)),)) for at, widths in cases.items())
         return [ir.Switch(OFFSET, by_offset)] if by_offset else []

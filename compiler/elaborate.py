@@ -16,12 +16,15 @@ from ..dsl.diagnostics import NOWHERE, Diagnostic, Diagnostics, Reject, Source, 
 from . import arithmetic as a
 from . import budget, ir, timing
 from .analysis import Analysis
+from .banks import Banks
 from .blocks import Blocks
 from .branches import Branches
 from .declare import Declarations
 from .decode import DECODERS
+from .events import Events
 from .expressions import Expressions
 from .layout import SlotSpec, lay_out
+from .lines import Lines
 from .python_parts import PythonParts
 from .references import References
 from .registers import Registers
@@ -39,7 +42,6 @@ from .scope import (
     LatchDef,
     LayoutDef,
     LetDef,
-    LineDef,
     LocalDef,
     ParamDef,
     ProcDef,
@@ -95,7 +97,6 @@ class Unit:
         self.functions: dict[str, ir.Function] = {}
         self.slots: dict[str, SlotSpec] = {}
         self.waves: dict[str, WaveDef] = {}
-        self.lines: list[LineDef] = []
         self.params: list[ir.Param] = []
         self.version = 1
         self.files = Scope(diagnostics)
@@ -106,7 +107,10 @@ class Unit:
         self.statements = Statements(self)
         self.registers = Registers(self)
         self.timing = timing.Timing(self)
+        self.lines = Lines(self)
+        self.events = Events(self)
         self.settling = Settling(self)
+        self.banks = Banks(self)
         self.windows = Windows(self)
         self.blocks = Blocks(self)
         self.pythons = PythonParts(self)
@@ -138,37 +142,20 @@ class Unit:
         return [e for e in self.scope.names.values() if isinstance(e, InstanceDef)]
 
     def _module(self, device: t.Device) -> ir.Module:
-        self.settling.check_order()
+        self.events.check_order()
         self.settling.build()
         self._sensitive = self.settling.sensitive()
         claims = self.windows.claims()
         for claim in claims:
             for decoder in DECODERS:
                 decoder(self, claim.name, claim.tree, claim.layout).build()
-        slots, size = lay_out(self.slots.values(), len(self.lines))
-        self._reset()
+        slots, size = lay_out(self.slots.values(), self.lines.count)
         return ir.Module(
             device.name.text, device.doc, self.version, tuple(self.params), slots, size,
             tuple(claim.region(self) for claim in claims),
-            tuple(ir.Line(line.name, line.doc) for line in self.lines),
+            self.lines.described(),
             tuple(self.pythons.parts), tuple(self.functions.values()),
         )  # fmt: skip
-
-    def _reset(self) -> None:
-        out: list[ir.Stmt] = []
-        for spec in self.slots.values():
-            if spec.kind != "state":
-                continue
-            for place in elements(spec.scope):
-                for index in spec.indices():
-                    out.append(ir.Store(spec.name, (*place, *index), ir.Const(spec.reset)))
-        for counter, scope, _ in self.settling.counters:
-            for place in elements(scope):
-                out.append(ir.Store(counter.tick, place, timing.ticks(counter.clock)))
-        for line in self.lines:
-            out.append(ir.Store("rises", (ir.Const(line.bit),), a.FALSE))
-        out.append(ir.Do(self.call("resume")))
-        self.function("reset", (), None, out, exported=True)
 
     # --- what the parts of the elaboration share -----------------------------------
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from . import ir
+from .loops import repeat
 from .scope import Scope
 
 
@@ -45,6 +46,13 @@ class SlotSpec:
         else:
             for i in range(self.count):
                 yield (ir.Const(i),)
+
+    def reset_at(self, place: tuple[ir.Expr, ...]) -> list[ir.Stmt]:
+        """Store the reset value in every element of its own array."""
+        value = ir.Const(self.reset)
+        if self.count is None:
+            return [ir.Store(self.name, place, value)]
+        return repeat(self.count, f"{self.name}.each", lambda i: [ir.Store(self.name, (*place, i), value)])
 
 
 def lay_out(specs: Iterable[SlotSpec], lines: int) -> tuple[tuple[ir.Slot, ...], int]:

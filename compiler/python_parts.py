@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import Reject
+from ..dsl.diagnostics import NOWHERE, Reject
+from . import arithmetic as a
 from . import ir
-from .scope import Context, FieldDef, PythonDef, Ref, RegDef, Scope, StateDef, TypeInfo, spell
+from .scope import Context, FieldDef, PythonDef, RamDef, Ref, RegDef, Scope, StateDef, TypeInfo, spell
 from .settling import Watch
 
 if TYPE_CHECKING:
     from .elaborate import Unit
+
+
+Place = tuple[str, str, tuple[int, ...]]
+"""The name that Python sees, and the slot's element behind it."""
+
+
+def _bytes(ram: RamDef) -> list[Place]:
+    return [(f"{ram.name}[{i}]", ram.slot, (i,)) for i in range(ram.count)]
 
 
 class PythonParts:
@@ -20,6 +29,7 @@ class PythonParts:
     def __init__(self, unit: Unit):
         self.unit = unit
         self.parts: list[ir.Python] = []
+        self._rams: dict[str, list[int]] = {}
 
     def declare(self, tree: t.Python, scope: Scope) -> None:
         if not tree.why:
@@ -30,12 +40,30 @@ class PythonParts:
         scope.define(PythonDef(tree.name.text, tree.name.span, len(self.parts)))
         self.parts.append(ir.Python(tree.name.text, tree.file, "observer", tree.why, (), (), tree.span.line))
 
+        for node in tree.reads:
+            if isinstance(node, t.Name):
+                self._rams.setdefault(node.name, []).append(len(self.parts) - 1)
+
+    def touched(self, slot: str) -> list[ir.Stmt]:
+        """What follows a store into RAM that a Python part reads: its observers are told."""
+        if slot not in self._rams:
+            return []
+        changed = self._changed(slot)
+        return [ir.Store(changed, (), a.wrap(a.add(ir.Load(changed, (), ir.U32), a.TRUE), 32))]
+
+    def _changed(self, slot: str) -> str:
+        """The slot that counts stores into RAM."""
+        name = f"{slot}.changed"
+        if name not in self.unit.slots:
+            self.unit.slot(self.unit.scope, name, TypeInfo(ir.U32, 32), kind="derived", span=NOWHERE)
+        return name
+
     def finish(self, tree: t.Python, scope: Scope) -> None:
         entity = scope.names.get(tree.name.text)
         assert isinstance(entity, PythonDef)
         serves = self._serves(tree.name.text)
-        writes = tuple(self._stored(node, scope) for node in tree.writes)
-        reads = tuple(self._read(node, scope, entity, serves) for node in tree.reads)
+        writes = tuple(place for node in tree.writes for place in self._written(node, scope))
+        reads = tuple(place for node in tree.reads for place in self._seen(node, scope, entity, serves))
         kind = "handler" if serves else "observer"
         if not serves:
             scope.use(entity.name)
@@ -55,8 +83,9 @@ class PythonParts:
         )
         return any(h.python is not None and h.python.text == name for h in handlers)
 
-    def _stored(self, node: t.Expr, scope: Scope) -> tuple[str, str, tuple[int, ...]]:
-        found = self.unit.refs.resolve(node, Context(scope, ()))
+    def stored(self, node: t.Expr, ctx: Context) -> tuple[str, str, tuple[int, ...]]:
+        """A stored value by its spelling: the slot, and the element."""
+        found = self.unit.refs.resolve(node, ctx)
         slot = None
         if isinstance(found, Ref):
             match found.entity:
@@ -70,6 +99,25 @@ class PythonParts:
             raise Reject("E601", "Python writes only what is stored: a state, a field, a register", node.span)
         index = tuple(i.value for i in found.place if isinstance(i, ir.Const))
         return spell(node), slot, index
+
+    def _ram(self, node: t.Expr, scope: Scope) -> RamDef | None:
+        found = self.unit.refs.resolve(node, Context(scope, ())) if isinstance(node, t.Name) else None
+        return found.entity if isinstance(found, Ref) and isinstance(found.entity, RamDef) else None
+
+    def _written(self, node: t.Expr, scope: Scope) -> list[Place]:
+        ram = self._ram(node, scope)
+        return _bytes(ram) if ram is not None else [self.stored(node, Context(scope, ()))]
+
+    def _seen(self, node: t.Expr, scope: Scope, entity: PythonDef, serves: bool) -> list[Place]:
+        ram = self._ram(node, scope)
+        if ram is None:
+            return [self._read(node, scope, entity, serves)]
+        changed = self._changed(ram.slot)
+        kind = TypeInfo(ir.U32, 32)
+        slot = self.unit.slot(scope, f"{entity.name} sees {ram.name}", kind, kind="derived", span=node.span)
+        observer = None if serves else entity.index
+        self.unit.settling.watches.append(Watch(slot, ir.Load(changed, (), ir.U32), observer))
+        return _bytes(ram)
 
     def _read(
         self, node: t.Expr, scope: Scope, entity: PythonDef, serves: bool

@@ -11,6 +11,7 @@ from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import builtins, ir, timing
 from .scope import (
+    BitDef,
     ClockDef,
     ConstDef,
     Context,
@@ -27,6 +28,7 @@ from .scope import (
     LayoutDef,
     LetDef,
     LocalDef,
+    OuterDef,
     ParamDef,
     Place,
     ProcDef,
@@ -90,6 +92,9 @@ class References:
                 return Value(ir.Call(entity.function, place, kind), entity.type.width, entity.type.nominal)
             case FieldDef():
                 return self._field(entity, place)
+            case BitDef():
+                whole = ir.Load(entity.slot, (), entity.type)
+                return Value(a.wrap(a.binary("shr", whole, entity.position), 1), 1)
             case RegDef():
                 return self.unit.registers.value(entity, place, span)
             case LatchDef():
@@ -139,7 +144,10 @@ class References:
                     member = expected.nominal.members.get(node.name)
                     if member is not None:
                         return Value(ir.Const(member), expected.width, expected.nominal)
-                return Ref(ctx.scope.find(node.name, node.span), ctx.place)
+                found = ctx.scope.find(node.name, node.span)
+                if isinstance(found, OuterDef):
+                    return Ref(found.entity, ())
+                return Ref(found, ctx.place)
             case t.Attribute():
                 return self._attribute(node, ctx)
             case t.Index():
@@ -208,10 +216,10 @@ class References:
     def _index(self, node: t.Index, ctx: Context) -> Resolved:
         base = self.resolve(node.base, ctx)
         if isinstance(base, Ref) and isinstance(base.entity, InstanceDef) and base.entity.count is not None:
-            index = self._bounded(node.index, ctx, base.entity.count, base.entity.name)
+            index = self.bounded(node.index, ctx, base.entity.count, base.entity.name)
             return Ref(base.entity, (index,))
         if isinstance(base, Ref) and isinstance(base.entity, StateDef) and base.entity.count is not None:
-            index = self._bounded(node.index, ctx, base.entity.count, base.entity.name)
+            index = self.bounded(node.index, ctx, base.entity.count, base.entity.name)
             kind = base.entity.type
             return Value(
                 ir.Load(base.entity.slot, (*base.place, index), kind.range), kind.width, kind.nominal
@@ -221,7 +229,7 @@ class References:
         self._is_bits(found, position, node, node.index.span)
         return Value(a.wrap(a.binary("shr", found.expr, position), 1), 1)
 
-    def _bounded(self, node: t.Expr, ctx: Context, count: int, name: str) -> ir.Expr:
+    def bounded(self, node: t.Expr, ctx: Context, count: int, name: str) -> ir.Expr:
         index = self.unit.expr.value(node, ctx).expr
         if not ir.Range(0, count - 1).contains(index.type):
             raise Reject(

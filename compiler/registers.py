@@ -7,6 +7,7 @@ A register becomes up to two functions, `read` (with what a read does) and
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..dsl import tree as t
@@ -106,6 +107,9 @@ class Registers:
             reg.value = self.unit.equation(f"{reg.function}.is", tree.name, kind, value, scope)
         elif tree.fields:
             self._fields(reg, scope, width)
+        elif tree.through is not None:
+            if width != 8:
+                raise Reject("E402", "a bank is gone through a byte at a time", tree.type.span, "make it u8")
         elif not has_read and (words.readable or not has_write):
             self._holds_all(kind, words, tree.type.span, size * 8)
             reset = self.unit.reset_value(tree.reset, kind, scope, name)
@@ -175,8 +179,9 @@ class Registers:
             reset = self.unit.reset_value(tree.reset, kind, scope, name)
             slot = self.unit.slot(scope, name, kind, reset=reset, span=tree.name.span)
         return FieldDef(
-            tree.name.text, tree.name.span, tree.bits.high, tree.bits.low, kind, slot, value, words, tree.doc
-        )
+            tree.name.text, tree.name.span, tree.bits.high, tree.bits.low, kind, slot, value, words, tree.doc,
+            tree.where,
+        )  # fmt: skip
 
     def value(self, reg: RegDef, place: Place, span: Span) -> Value:
         """The register as an equation may see it: no effect of a read."""
@@ -197,9 +202,22 @@ class Registers:
 
     def build(self, reg: RegDef, scope: Scope) -> None:
         """The register's read and write functions."""
+        if reg.tree.through is not None:
+            return self._through(reg, reg.tree.through, scope)
         handlers = {h.kind: h for h in reg.tree.handlers}
         self._read(reg, scope, handlers.get("read"))
         self._write(reg, scope, handlers.get("write"))
+        reg.done = True
+
+    def _through(self, reg: RegDef, tree: t.Through, scope: Scope) -> None:
+        """Reads and writes go to a bank's register or byte."""
+        bank, index = self.unit.banks.through(tree, scope)
+        line = reg.span.line
+        read = ir.Return(ir.Call(f"{bank.function}.read", (index,), ir.U8))
+        self.unit.function(f"{reg.function}.read", scope.parameters, ir.U8, [read], line)
+        write = ir.Do(ir.Call(f"{bank.function}.write", (index, ir.Var("v", ir.U8)), ir.BOOL))
+        parameters = (*scope.parameters, ("v", ir.U8), ("mask", ir.U8))
+        self.unit.function(f"{reg.function}.write", parameters, None, [write], line)
         reg.done = True
 
     def _read(self, reg: RegDef, scope: Scope, handler: t.Handler | None) -> None:
@@ -267,8 +285,19 @@ class Registers:
             rule = WRITE_WORDS.get(cell.access.on_write)
             new = rule(old, given, ones) if rule else given
             merged = self._merge(old, new, covered, ones.bit_length())
-            out.append(ir.Store(cell.slot, scope.place, merged, reg.span.line))
+            out += self._accepted(cell, scope, ir.Store(cell.slot, scope.place, merged, reg.span.line))
         return out
+
+    def _accepted(self, cell: FieldDef, scope: Scope, store: ir.Store) -> list[ir.Stmt]:
+        """The store, where the field's `where` holds for what it would become."""
+        if cell.where is None:
+            return [store]
+        name = f"{cell.name}.new"
+        inner = Context(scope, scope.place).inner()
+        value = Value(ir.Var(name, store.value.type), cell.type.width, cell.type.nominal)
+        inner.scope.names[cell.name] = LocalDef(cell.name, cell.span, value)
+        test = self.unit.expr.truth(cell.where, inner)
+        return [ir.Let(name, store.value), ir.If(test, (replace(store, value=value.expr),))]
 
     @staticmethod
     def _merge(old: ir.Expr, new: ir.Expr, mask: ir.Expr, width: int) -> ir.Expr:
@@ -290,6 +319,9 @@ class Registers:
             old = self.value(reg, scope.place, reg.span).expr
             merged = self._merge(old, written, ir.Var("mask", whole), reg.width * 8)
             prologue, written = [ir.Let("merged", merged)], ir.Var("merged", merged.type)
+        if handler.mask is not None:
+            ctx.scope.define(LocalDef(handler.mask.text, handler.mask.span, Value(ir.Var("mask", whole), reg.width * 8)))
+        ctx.written = self._stores(reg, scope, ir.Var("v", whole), ir.Var("mask", whole)) or None
         ctx.scope.define(
             LocalDef(handler.name.text, handler.name.span, Value(written, reg.width * 8, reg.type.nominal))
         )

@@ -192,6 +192,7 @@ class FieldDef(Entity):
     value: LetDef | None
     access: AccessWords
     doc: str
+    where: t.Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -229,9 +230,50 @@ class RegDef(Entity):
 
 @dataclass(eq=False)
 class LineDef(Entity):
+    """A line, or an array of `count`, from bit `bit` on."""
+
     bit: int
     doc: str
+    count: int | None
+    tree: t.Line
     driver: t.Drive | None = None
+    pulsed: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.count or 1
+
+
+@dataclass(eq=False)
+class BitDef(Entity):
+    """A block's input that is one bit of something stored in the device: it can be assigned."""
+
+    slot: str
+    type: ir.Range
+    position: ir.Expr  # per element of the block's array
+
+
+@dataclass(eq=False)
+class OuterDef(Entity):
+    """A block's input that is an entity of the device: a counter or a line."""
+
+    entity: Entity
+
+
+@dataclass(eq=False)
+class RamDef(Entity):
+    slot: str
+    count: int
+
+
+@dataclass(eq=False)
+class BankDef(Entity):
+    """Byte-wide registers and RAM behind an index: functions <function>.read and .write."""
+
+    function: str
+    size: int
+    elaborate: Callable[[], None]
+    progress: Progress = field(default_factory=lambda: Progress())
 
 
 @dataclass(eq=False)
@@ -304,6 +346,9 @@ class Scope:
         self.check_free(entity.name, entity.span)
         self.names[entity.name] = entity
 
+    def define_local(self, name: t.Ident, expr: ir.Expr) -> None:
+        self.define(LocalDef(name.text, name.span, Value(expr)))
+
     def check_free(self, name: str, span: Span) -> None:
         """E102 if this scope or one around it has the name."""
         scope: Scope | None = self
@@ -372,6 +417,8 @@ class Context:
     facts: dict[ir.Expr, ir.Range] = field(default_factory=dict)
     out: list[ir.Stmt] = field(default_factory=list)
     result: TypeInfo | None = None  # of a register's read
+    settled: ClockDef | None = None  # in a time event's body: its clock
+    written: list[ir.Stmt] | None = None  # in a register's write: what `store` stands for
     line: int = 0
     memo: dict[tuple[int, TypeInfo | None], Value] = field(default_factory=dict)  # of Expressions.value
     _wiser: dict[frozenset[tuple[ir.Expr, ir.Range]], Context] = field(default_factory=dict)
@@ -420,7 +467,7 @@ KINDS: dict[type[Entity], str] = {
     CycleDef: "cycle", ElementDef: "element", EnumDef: "enum", FieldDef: "field", InputDef: "input",
     InstanceDef: "instance", LatchDef: "latch", LayoutDef: "layout", LetDef: "equation", LineDef: "line",
     LocalDef: "local", ParamDef: "parameter", ProcDef: "procedure", PythonDef: "Python part",
-    RegDef: "register", StateDef: "state", WaveDef: "wave",
+    RegDef: "register", StateDef: "state", WaveDef: "wave", BitDef: "bit", RamDef: "RAM", BankDef: "bank",
 }  # fmt: skip
 """How an entity is called in messages."""
 

@@ -10,8 +10,10 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
+from .lines import add_rises, attention
 from .scope import (
     AlarmDef,
+    BitDef,
     ClockDef,
     Context,
     CounterDef,
@@ -50,6 +52,8 @@ class Statements:
             t.PassStmt: lambda node, ctx: None,
             t.CallStmt: self._call,
             t.StepStmt: lambda node, ctx: self._ignore(self._step(node.target, ctx)),
+            t.StoreStmt: self._store_written,
+            t.Pulse: self._pulse,
             t.IfStmt: self._if,
             t.MatchStmt: self._match,
             t.ForStmt: self._for,
@@ -189,6 +193,9 @@ class Statements:
                 self._store(entity.slot, place, fit(node.value, ctx, entity.type, f"field '{name}'"), ctx)
             case RegDef() if entity.storage is not None:
                 self._store(entity.storage, place, fit(node.value, ctx, entity.type, f"'{name}'"), ctx)
+            case BitDef():
+                kind = TypeInfo(ir.BOOL, 1)
+                self._assign_bit(entity, fit(node.value, ctx, kind, f"'{name}'"), ctx)
             case LatchDef():
                 self._fill_latch(entity, place, fit(node.value, ctx, entity.type, f"latch '{name}'"), ctx)
             case _:
@@ -207,6 +214,32 @@ class Statements:
         assert isinstance(element.expr, ir.Load)
         value = self.unit.expr.fit(node.value, ctx, found.entity.type, f"'{found.entity.name}'")
         self._store(element.expr.slot, element.expr.index, value, ctx)
+
+    def _assign_bit(self, bit: BitDef, value: ir.Expr, ctx: Context) -> None:
+        """Set one bit of a stored value to a BOOL."""
+        whole = ir.Load(bit.slot, (), bit.type)
+        ones = ir.Const(2 ** bit.type.hi.bit_length() - 1)
+        mask = a.wrap(a.binary("shl", a.TRUE, bit.position), ones.value.bit_length())
+        if value == a.TRUE:
+            changed = a.binary("or", whole, mask)
+        else:
+            cleared = a.binary("and", whole, a.binary("xor", mask, ones))
+            moved = a.wrap(a.binary("shl", value, bit.position), ones.value.bit_length())
+            changed = a.binary("or", cleared, moved)
+        self._store(bit.slot, (), changed, ctx)
+
+    def _store_written(self, node: t.StoreStmt, ctx: Context) -> None:
+        if ctx.written is None:
+            raise Reject("E103", "'store' stands in the write of a register that stores something", node.span)
+        ctx.out += ctx.written
+        self._forget(ctx, self.unit.analysis.of_block(tuple(ctx.written)).writes)
+
+    def _pulse(self, node: t.Pulse, ctx: Context) -> None:
+        line, index = self.unit.lines.resolve(node.line, ctx.scope, ctx)
+        line.pulsed = True
+        kind = TypeInfo(ir.U64)
+        count = self.unit.expr.fit(node.count, ctx, kind, "a number of pulses") if node.count else a.TRUE
+        ctx.out += [add_rises(a.add(ir.Const(line.bit), index), count), attention(ir.ATTENTION_LINES)]
 
     def _fill_latch(self, latch: LatchDef, place: tuple[ir.Expr, ...], value: ir.Expr, ctx: Context) -> None:
         ctx.out.append(ir.Store(latch.slot, place, value, ctx.line))

@@ -19,7 +19,7 @@ PURE = ("levels", "next")
 
 IO_PORTS = 0x1_0000
 MAX_SIZE = 2**20  # of the state: a native `peek` works on a copy on the stack
-MAX_LINES = 32  # bits of the header's `lines`
+MAX_LINES = 64  # bits of the header's `lines`
 MAX_OBSERVERS = 32  # bits of the header's `watch`
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

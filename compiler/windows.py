@@ -118,12 +118,27 @@ class Windows:
         if not isinstance(found, Ref) or not isinstance(found.entity, RegDef):
             raise Reject("E103", "a block's register is needed here", reference.span)
         offset = self.unit.expr.constant(tree.offset, ctx)
-        return [Placed(found.entity, found.place, offset, spell(reference))]
+        where = self._where(tree, ctx, spell(reference), ())
+        return [Placed(found.entity, found.place, offset, spell(reference), where)]
+
+    def _where(
+        self, tree: t.Place, ctx: Context, name: str, parameters: tuple[tuple[str, ir.Range], ...]
+    ) -> str | None:
+        """The function that says whether the register is there."""
+        if tree.where is None:
+            return None
+        function = f"{name}.there"
+        test = self.unit.expr.truth(tree.where, ctx)
+        self.unit.function(function, parameters, ir.BOOL, [ir.Return(test)], tree.span.line)
+        return function
 
     def _placed_array(
         self, tree: t.Place, reference: t.Attribute, array: InstanceDef, index: t.Name, scope: Scope
     ) -> list[Placed]:
         result = []
+        outer = Context(scope, ()).inner()
+        outer.scope.define(LocalDef(index.name, index.span, Value(array.scope.place[0])))
+        where = self._where(tree, outer, f"{array.name}.{reference.name.text}", array.scope.parameters)
         for i in range(array.count or 0):
             inner = Context(scope, ()).inner()
             inner.scope.define(LocalDef(index.name, index.span, Value(ir.Const(i))))
@@ -132,7 +147,7 @@ class Windows:
                 raise Reject("E103", "a block's register is needed here", reference.span)
             offset = self.unit.expr.constant(tree.offset, inner)
             name = f"{array.name}[{i}].{reference.name.text}"
-            result.append(Placed(found.entity, (ir.Const(i),), offset, name))
+            result.append(Placed(found.entity, (ir.Const(i),), offset, name, where))
         return result
 
     @staticmethod
