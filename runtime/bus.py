@@ -100,9 +100,12 @@ class RegionEntry(ctypes.Structure):
 
 
 class DeviceEntry(ctypes.Structure):
-    """A device's state (0: a free place) and its settle function (0: Python settles)."""
+    """A device's state (0: a free place) and its settle function (0: Python settles).
 
-    _fields_ = [("state", c_uint64), ("settle", c_uint64)]
+    A deadline before `floor` is taken for one at `floor`.
+    """
+
+    _fields_ = [("state", c_uint64), ("settle", c_uint64), ("floor", c_uint64)]
 
 
 class Window(ctypes.Structure):

@@ -64,7 +64,10 @@ class Device:
         self.module = type.module
         self.instance = instance
         self.owner = owner
-        self.lines = [OutputLine(name, line.name, bit) for bit, line in enumerate(self.module.lines)]
+        self.lines = [
+            OutputLine(name, line.name, bit, line.missed, line.minimum)
+            for bit, line in enumerate(self.module.lines)
+        ]
         self.windows = [
             Window(f"{name}.{region.name}", region.space, region.size, RegionTarget(self, region))
             for region in self.module.regions
@@ -99,8 +102,21 @@ class Device:
             self.instance.commit(now)
         self._watch |= outcome.watch
 
+    @property
+    def deadline(self) -> int:
+        """When it must be settled, virtual ns: its own deadline, or a line's floor if that is later."""
+        return max(self.instance.deadline, self.floor)
+
+    @property
+    def floor(self) -> int:
+        """While a line's ticks are clamped, nobody need look before this instant; else 0."""
+        return max((line.coalescer.floor for line in self.lines if line.coalescer), default=0)
+
     def settle(self, now: int) -> None:
         """Account for everything up to `now`; `attend` must follow."""
+        for line in self.lines:
+            if line.coalescer is not None:
+                line.coalescer.expect(min(self.instance.deadline, now))
         self.instance.settle(now)
 
     def drive(self, slot: str, level: int, now: int) -> None:

@@ -400,7 +400,11 @@ look:
   br i1 %free, label %continue, label %compare
 
 compare:
-  %deadline = load i64, ptr %state
+  %own = load i64, ptr %state
+  %floor.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.floor
+  %floor = load i64, ptr %floor.p
+  %held = icmp ult i64 %own, %floor
+  %deadline = select i1 %held, i64 %floor, i64 %own
   %smaller = call i64 @llvm.umin.i64(i64 %deadline, i64 %earliest)
   br label %continue
 
@@ -443,7 +447,11 @@ look:
   br i1 %free, label %loop, label %due
 
 due:
-  %deadline = load i64, ptr %state
+  %own = load i64, ptr %state
+  %floor.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.floor
+  %floor = load i64, ptr %floor.p
+  %held = icmp ult i64 %own, %floor
+  %deadline = select i1 %held, i64 %floor, i64 %own
   %is_due = icmp ule i64 %deadline, %now
   br i1 %is_due, label %who, label %loop
 

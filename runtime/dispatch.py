@@ -169,6 +169,12 @@ class Dispatcher:
         self._devices[number] = DeviceEntry()
         self.bus.moved = 1
 
+    def hold_off(self, number: int, floor: int) -> None:
+        """Let no deadline of a device before `floor` count; 0: all do."""
+        if self._devices[number].floor != floor:
+            self._devices[number].floor = floor
+            self.bus.moved = 1
+
     def deadlines_moved(self) -> None:
         """Tell that a device's deadline was changed from outside an access."""
         self.bus.moved = 1
@@ -183,7 +189,7 @@ class Dispatcher:
         if free == len(self._devices):
             self._devices = self._grown(self._devices)
             self.bus.devices = ctypes.addressof(self._devices)
-        self._devices[free] = DeviceEntry(state_addr, 0)
+        self._devices[free] = DeviceEntry(state_addr)
         self.bus.device_count = max(self.bus.device_count, free + 1)
         self.bus.moved = 1
         return int(free)

@@ -27,6 +27,7 @@ from .clock import LAST_INSTANT, Clock, SteppedClock
 from .device import Device, DeviceType, HostTarget
 from .instance import ImageError, Instance, NativeInstance, ReferenceInstance
 from .lines import OutputLine, Sink
+from .policies import Coalescing, Policy, PolicyError, choose
 from .python_tier import HandlerFailure, PythonTier, PythonTierError
 from .snapshot import DeviceImage, Snapshot, SnapshotError
 from .statistics import Direction, Statistics
@@ -77,6 +78,7 @@ class Machine:
         self.statistics = Statistics()
         self.failures: list[HandlerFailure] = []
         self.moved: list[Callable[[Window], object]] = []
+        self.coalescing = Coalescing()
         self._make = make
         self._events_a_step = events_a_step
         self._map = AddressMap()
@@ -189,12 +191,36 @@ class Machine:
         """Every mapped window. Those of devices have a `RegionTarget`."""
         return iter(self._map)
 
-    def wire(self, line: str, sink: Sink | str) -> None:
+    def wire(
+        self,
+        line: str,
+        sink: Sink | str,
+        *,
+        missed: str | Policy | None = None,
+        minimum: int | None = None,
+        acknowledged: bool | None = None,
+    ) -> None:
         """Connect an output line, "device.line", to a function called as (level, now ns)
         at each edge, or to "device.slot", a Boolean state of another device.
-        A line that is high is delivered at once."""
+        A line that is high is delivered at once.
+
+        With any of the rest the function is an interrupt controller's: it sees ticks as
+        the policy `missed` has it, no closer than `minimum` ns, the device file's where
+        they are not given. It calls `line(...).acknowledge(now)` for each, unless
+        `acknowledged` is False, and `.mask(level, now)`; see docs/coalescing.md.
+        """
         source = self.line(line)
-        source.connect(self._input(sink) if isinstance(sink, str) else sink, self.now)
+        if missed is None and minimum is None and acknowledged is None:
+            source.connect(self._input(sink) if isinstance(sink, str) else sink, self.now)
+            return
+        if isinstance(sink, str):
+            raise MachineError(f"{sink!r} takes every edge of {line}: give no policy for missed ticks")
+        try:
+            policy = choose(source, missed, minimum, acknowledged)
+            ticks = self.coalescing.connect(source, sink, policy, self.now)
+        except PolicyError as error:
+            raise MachineError(str(error)) from None
+        self.statistics.ticks[line] = ticks
 
     def line(self, path: str) -> OutputLine:
         """The output line "device.line"."""
@@ -300,8 +326,9 @@ class Machine:
 
     @property
     def deadline(self) -> int:
-        """The next instant at which a device does something by itself, or `NEVER`."""
-        return min((device.instance.deadline for device in self.devices.values()), default=ir.NEVER)
+        """The next instant at which something happens by itself, or `NEVER`."""
+        devices = (device.deadline for device in self.devices.values())
+        return min(self.coalescing.deadline, *devices, ir.NEVER)
 
     def step(self, ns: int) -> int:
         """Let `ns` of virtual time pass (a stepped clock); the instant reached."""
@@ -350,13 +377,15 @@ class Machine:
     def _settle_due(self, at: int) -> None:
         self._walking = self._settled = at
         for device in self.devices.values():
-            if device.instance.deadline <= at:
-                device.instance.settle(at)
+            if device.deadline <= at:
+                device.settle(at)
                 self.attend(device, at)
+        self.coalescing.fire(at)
 
     def reset(self) -> None:
         """Power-on state for every device; time goes on, windows stay."""
         now = self._arrive()
+        self.coalescing.reset(now)
         for device in self.devices.values():
             device.instance.reset(now)
         self._restart(now)
@@ -376,7 +405,7 @@ class Machine:
             DeviceImage(d.name, d.module.name, tuple(d.bases.items()), d.instance.save(now))
             for d in self.devices.values()
         ]
-        return snapshot.pack(Snapshot(now, tuple(images)))
+        return snapshot.pack(Snapshot(now, tuple(images), self.coalescing.save()))
 
     def restore(self, data: bytes) -> None:
         """Take over a snapshot of a machine built like this one.
@@ -389,11 +418,15 @@ class Machine:
         for image in saved.devices:
             self._rehearse(self.devices[image.name], image, saved.now)
         self._check_bases(saved)
+        misfit = self.coalescing.check(saved.lines, saved.now)
+        if misfit:
+            raise SnapshotError(misfit)
         self.clock.set(saved.now)
         self._settled = saved.now
         for image in saved.devices:
             self.devices[image.name].instance.restore(saved.now, image.image)
         self._apply_bases(saved)
+        self.coalescing.load(saved.lines, saved.now)
         self._restart(saved.now)
 
     def _check_devices(self, saved: Snapshot) -> None:

@@ -1,11 +1,13 @@
 """The container of a machine's snapshot: versioned, with a length and a digest.
 
     8   b"devcsnap"
-    4   format, 1
+    4   format, 1; 2 if ticks follow the devices
     8   length of the whole, bytes
     8   virtual time, ns
     4   number of devices, then for each: name, type, the bases of its address
         parameters, its image (docs/abi.md, "The saved image")
+    4   format 2: number of lines with a policy for missed ticks, then for each:
+        path, image (runtime/policies.py)
     32  SHA-256 of everything before
 
 Integers are little-endian and unsigned; strings and images are preceded by their
@@ -22,7 +24,7 @@ import struct
 from dataclasses import dataclass
 
 MAGIC = b"devcsnap"
-FORMAT = 1
+PLAIN, WITH_TICKS = 1, 2
 UNMAPPED = 2**64 - 1
 """How a base of None is written; no window can begin there."""
 
@@ -46,8 +48,11 @@ class DeviceImage:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
+    """`lines`: path and image of each line that has a policy for missed ticks."""
+
     now: int
     devices: tuple[DeviceImage, ...]
+    lines: tuple[tuple[str, bytes], ...] = ()
 
 
 def _field(data: bytes) -> bytes:
@@ -66,8 +71,12 @@ def _device(device: DeviceImage) -> bytes:
 def pack(snapshot: Snapshot) -> bytes:
     """The snapshot's bytes."""
     body = b"".join(_device(device) for device in snapshot.devices)
+    if snapshot.lines:
+        body += struct.pack("<I", len(snapshot.lines))
+        body += b"".join(_field(path.encode()) + _field(image) for path, image in snapshot.lines)
     length = _HEAD.size + len(body) + _DIGEST
-    whole = _HEAD.pack(MAGIC, FORMAT, length, snapshot.now, len(snapshot.devices)) + body
+    form = WITH_TICKS if snapshot.lines else PLAIN
+    whole = _HEAD.pack(MAGIC, form, length, snapshot.now, len(snapshot.devices)) + body
     return whole + hashlib.sha256(whole).digest()
 
 
@@ -106,7 +115,7 @@ class _Reader:
 
     def finish(self) -> None:
         if self._at != len(self._body):
-            raise SnapshotError("the snapshot is malformed: something follows its last device")
+            raise SnapshotError("the snapshot is malformed: something follows its last device or line")
 
 
 def unpack(data: bytes) -> Snapshot:
@@ -116,8 +125,9 @@ def unpack(data: bytes) -> Snapshot:
     if len(data) < _HEAD.size + _DIGEST:
         raise SnapshotError("the snapshot is truncated: not even its head is whole")
     _, version, length, now, count = _HEAD.unpack_from(data)
-    if version != FORMAT:
-        raise SnapshotError(f"the snapshot has format {version}; this version of devc reads format {FORMAT}")
+    if version not in (PLAIN, WITH_TICKS):
+        known = f"formats {PLAIN} and {WITH_TICKS}"
+        raise SnapshotError(f"the snapshot has format {version}; this version of devc reads {known}")
     if length != len(data):
         raise SnapshotError(f"the snapshot is truncated or padded: saved {length} bytes, now {len(data)}")
     if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
@@ -126,8 +136,10 @@ def unpack(data: bytes) -> Snapshot:
         raise SnapshotError("the snapshot is malformed: its time is out of range")
     reader = _Reader(data[_HEAD.size : -_DIGEST])
     devices = tuple(_read_device(reader) for _ in range(count))
+    lines = reader.count() if version == WITH_TICKS else 0
+    ticks = tuple((reader.text(), reader.field()) for _ in range(lines))
     reader.finish()
-    return Snapshot(now, devices)
+    return Snapshot(now, devices, ticks)
 
 
 def _read_device(reader: _Reader) -> DeviceImage:

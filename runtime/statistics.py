@@ -29,6 +29,27 @@ class AccessCount:
 
 
 @dataclass
+class TickCount:
+    """Ticks of a line under a policy: due = delivered + dropped + clamped + pending.
+
+    `late` of the delivered were postponed; `dropped` were given up or merged
+    into another, `clamped` came closer than the line's minimum period.
+    """
+
+    due: int = 0
+    delivered: int = 0
+    late: int = 0
+    dropped: int = 0
+    clamped: int = 0
+    pending: int = 0
+
+    def clear(self) -> None:
+        """Count from now on; what is pending stays so, and due."""
+        self.due = self.pending
+        self.delivered = self.late = self.dropped = self.clamped = 0
+
+
+@dataclass
 class Statistics:
     """Counters since the machine was made (or `clear`)."""
 
@@ -37,6 +58,8 @@ class Statistics:
     unclaimed: dict[tuple[str, int, Direction], int] = field(default_factory=dict)
     """By (space, address, direction), the first UNCLAIMED_ADDRESSES of them."""
     unclaimed_elsewhere: int = 0
+    ticks: dict[str, TickCount] = field(default_factory=dict)
+    """By path, the lines that have a policy for missed ticks."""
     events_jumped: int = 0
     """Time steps in which more events fell due than are delivered one by one."""
     propagation_cut: int = 0
@@ -65,4 +88,6 @@ class Statistics:
     def clear(self) -> None:
         self.registers.clear()
         self.unclaimed.clear()
+        for ticks in self.ticks.values():
+            ticks.clear()
         self.unclaimed_elsewhere = self.events_jumped = self.propagation_cut = 0

@@ -22,6 +22,7 @@ from .dispatch import Dispatcher
 from .hosts import DEFAULT_MEMORY, Exit, Host, pick
 from .instance import NativeInstance
 from .machine import Machine
+from .policies import Policy
 from .windows import Window
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Vmm:
         self._handles: dict[int, Window] = {}
         self._devices: dict[int, Device] = {}
         self._synchronise_clock()
+        self._postponed = self.dispatcher.add_device(machine.coalescing.address, 0)
         for device in machine.devices.values():
             self._watch(device)
         for window in machine.windows():
@@ -130,21 +132,39 @@ class Vmm:
             else:
                 access.answer(target.read(access.offset, access.piece, access.now))
             return
+        if access.device == self._postponed:
+            self.machine.coalescing.fire(access.now)
+            return
         device = self._devices[access.device]
         if access.outcome == Outcome.HEAVY:
             device.settle(access.now)
         self.machine.attend(device, access.now)
+        self.dispatcher.hold_off(access.device, device.floor)
 
     # --- the outside --------------------------------------------------------------------
 
-    def interrupt(self, line: str, vector: int) -> None:
-        """Each rising edge of "device.line" is an interrupt with this vector."""
+    def interrupt(
+        self,
+        line: str,
+        vector: int,
+        *,
+        missed: str | Policy | None = None,
+        minimum: int | None = None,
+        acknowledged: bool | None = None,
+    ) -> None:
+        """Each rising edge of "device.line" is an interrupt with this vector.
+
+        The rest is as for `Machine.wire`. A line whose device file declares a minimum
+        period keeps to it here, where a storm would cost the host.
+        """
 
         def sink(level: int, now: int) -> None:
             if level:
                 self.host.inject(vector)
 
-        self.machine.wire(line, sink)
+        if acknowledged is None and missed is None and self.machine.line(line).minimum:
+            acknowledged = False
+        self.machine.wire(line, sink, missed=missed, minimum=minimum, acknowledged=acknowledged)
 
     def console(self, write: Callable[[bytes], object], port: int = 0xE9) -> None:
         """Bytes written to a port go to a function (Bochs' debug console)."""
@@ -167,6 +187,7 @@ class Vmm:
     def run(self, until: int = NEVER) -> Exit:
         """Run the guest; see `Host.run`. The machine's clock goes on from where it is."""
         self._synchronise_clock()
+        self.dispatcher.deadlines_moved()
         return self.host.run(until)
 
     def counts(self) -> list[RegisterCount]:

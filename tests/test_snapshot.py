@@ -200,7 +200,7 @@ def test_a_hostile_snapshot_with_a_right_digest_never_does_worse_than_be_refused
     ("change", "message"),
     [
         (lambda b: b"QEVM" + b[4:], "not a devc snapshot"),
-        (lambda b: b[:8] + b"\2" + b[9:], "format 2; this version of devc reads format 1"),
+        (lambda b: b[:8] + b"\3" + b[9:], "format 3; this version of devc reads formats 1 and 2"),
         (lambda b: b[:20] + b"\xff" * 8 + b[28:], "its time is out of range"),
         (lambda b: b[:28] + b"\xff" * 4 + b[32:], "malformed"),
         (lambda b: b[:28] + b"\1" + b[29:], "something follows its last device"),
