@@ -97,7 +97,8 @@ class Lines:
             inner = Context(self.unit.scope, ()).inner()
             if line.tree.index is not None:
                 inner.scope.define_local(line.tree.index, ir.Const(element))
-            carries.append(self.unit.pythons.stored(node, inner))
+            spelled, slot, index = self.unit.pythons.stored(node, inner)
+            carries.append((spelled.rpartition(".")[2], slot, index))
         policy, minimum = (missed.policy.text, missed.minimum) if missed else ("", 0)
         return ir.Line(name, line.doc, policy, minimum, tuple(carries))
 
