@@ -108,6 +108,11 @@ static inline uint64_t elapsed(const struct channel *c, uint32_t hz, uint64_t no
     return (c->t_base + ticks(now, hz) - c->t_tick) & T_MASK;
 }
 
+static inline bool gate(const struct i8254 *s, const struct channel *c)
+{
+    return c != &s->ch[2] || s->gate2;
+}
+
 static bool out(const struct channel *c, uint64_t t)
 {
     if (!c->running)
@@ -159,11 +164,6 @@ static uint16_t count(const struct channel *c, uint64_t t)
     return c->bcd ? to_bcd(left % 10000) : left;
 }
 
-static inline uint64_t channel_time(const struct i8254 *s, const struct channel *c, uint64_t now)
-{
-    return elapsed(c, s->hz, now);
-}
-
 static uint8_t read_data(const struct i8254 *s, struct channel *c, uint64_t now)
 {
     uint16_t v;
@@ -172,7 +172,7 @@ static uint8_t read_data(const struct i8254 *s, struct channel *c, uint64_t now)
         c->status_full = false;
         return c->status_held;
     }
-    v = c->count_full ? c->count_held : count(c, channel_time(s, c, now));
+    v = c->count_full ? c->count_held : count(c, elapsed(c, s->hz, now));
     switch (c->access) {
     case LSB:
         c->count_full = false;
@@ -263,11 +263,9 @@ static void pit_account(struct i8254 *s, uint64_t now)
     s->h.settled = now;
 }
 
-static void recount(struct i8254 *s, int n, uint64_t now)
+static void recount(struct i8254 *s, struct channel *c, uint64_t now)
 {
-    struct channel *c = &s->ch[n];
-    bool gate = n != 2 || s->gate2;
-    bool counting = c->running && (gate || mode(c) == 1 || mode(c) == 5);
+    bool counting = c->running && (gate(s, c) || mode(c) == 1 || mode(c) == 5);
 
     if (counting != c->counting) {
         c->t_base = elapsed(c, s->hz, now);
@@ -279,7 +277,7 @@ static void recount(struct i8254 *s, int n, uint64_t now)
 static void pit_follow(struct i8254 *s, uint64_t now)
 {
     for (int n = 0; n < 3; n++)
-        recount(s, n, now);
+        recount(s, &s->ch[n], now);
     set_lines(&s->h, out(&s->ch[0], elapsed(&s->ch[0], s->hz, now)), &s->rises);
     s->h.settled = now;
 }
@@ -331,22 +329,24 @@ static void write_count(struct i8254 *s, struct channel *c, uint64_t now, uint32
     else if ((mode(c) == 2 || mode(c) == 3) && value < 2)
         value = 2;
     c->cr = value;
-    c->written = c->null = true;
+    c->null = true;
     switch (mode(c)) {
     case 0:
         c->running = false;
         arm(s, c, now, 1);
         break;
     case 2:
-        arm(s, c, now, c->running ? c->reload - t % c->reload : 1);
-        break;
     case 3:
-        arm(s, c, now, c->running ? edge_in(c, t) : 1);
+        if (!c->written)
+            arm(s, c, now, 1);
+        if (c->running && gate(s, c)) /* at the end of the cycle, or of the half-cycle */
+            arm(s, c, now, mode(c) == 3 ? edge_in(c, t) : c->reload - t % c->reload);
         break;
     case 4:
         arm(s, c, now, 1);
         break;
     }
+    c->written = true;
 }
 
 static void write_data(struct i8254 *s, struct channel *c, uint64_t now, uint8_t v)
@@ -404,21 +404,23 @@ static void read_back(struct i8254 *s, struct channel *c, uint64_t now, uint8_t 
     }
 }
 
+static void pit_commit(struct i8254 *s, uint64_t now)
+{
+    pit_follow(s, now);
+    set_deadline(&s->h, pit_next(s, now));
+}
+
 static void write_control(struct i8254 *s, uint64_t now, uint8_t v)
 {
     if (v >> 6 != 3) {
         command(s, &s->ch[v >> 6], now, v);
+        if (v >> 4 & 3) /* a latch command changes nothing else */
+            pit_commit(s, now);
         return;
     }
     for (int n = 0; n < 3; n++)
         if (v >> (n + 1) & 1)
             read_back(s, &s->ch[n], now, v);
-}
-
-static void pit_commit(struct i8254 *s, uint64_t now)
-{
-    pit_follow(s, now);
-    set_deadline(&s->h, pit_next(s, now));
 }
 
 static uint8_t pit_read_byte(struct i8254 *s, uint64_t now, uint32_t offset)
@@ -450,11 +452,12 @@ void c_i8254_pit_write(struct i8254 *s, uint64_t now, uint32_t offset, uint32_t 
     for (uint32_t i = 0; i < width && offset + i <= 3; i++) {
         uint8_t v = value >> 8 * i;
 
-        if (offset + i == 3)
+        if (offset + i == 3) {
             write_control(s, now, v);
-        else
+        } else {
             write_data(s, &s->ch[offset + i], now, v);
-        pit_commit(s, now);
+            pit_commit(s, now);
+        }
     }
 }
 
@@ -474,18 +477,22 @@ uint64_t c_i8254_b_read(struct i8254 *s, uint64_t now, uint32_t offset, uint32_t
 void c_i8254_b_write(struct i8254 *s, uint64_t now, uint32_t offset, uint32_t width, uint64_t value)
 {
     struct channel *c = &s->ch[2];
-    bool gate = value & 1, was = s->gate2;
+    bool level = value & 1, was = s->gate2;
 
     if (now >= s->h.deadline)
         c_i8254_settle(s, now);
     if (offset != 0 || width != 1)
         return;
-    s->gate2 = gate;
+    s->gate2 = level;
     s->speaker = value >> 1 & 1;
     s->checks = value >> 2 & 3;
-    if (gate && !was && c->written && (mode(c) == 1 || mode(c) == 2 || mode(c) == 3 || mode(c) == 5))
-        arm(s, c, now, 1);
-    if (!gate && was && c->running && (mode(c) == 2 || mode(c) == 3)) {
+    if (level && !was) {
+        if (mode(c) == 2 || mode(c) == 3) /* OUT stays high until the load */
+            c->running = false;
+        if (c->written && (mode(c) == 1 || mode(c) == 2 || mode(c) == 3 || mode(c) == 5))
+            arm(s, c, now, 1);
+    }
+    if (!level && was && c->running && (mode(c) == 2 || mode(c) == 3)) {
         c->running = false;
         c->load_due = NEVER;
     }

@@ -268,7 +268,14 @@ class Decoder(ABC):
             return []
         known = ir.Narrow(OFFSET, ir.Range(0, self.tree.size - 1))
         cases = tuple(
-            ((width,), (ir.If(a.binary("ne", a.binary("mod", known, ir.Const(width)), a.FALSE), self.nothing(WIDTH)),))
+            (
+                (width,),
+                (
+                    ir.If(
+                        a.binary("ne", a.binary("mod", known, ir.Const(width)), a.FALSE), self.nothing(WIDTH)
+                    ),
+                ),
+            )
             for width in WIDTHS[1:]
         )
         outside = a.binary("le", ir.Const(self.tree.size), OFFSET)
@@ -319,10 +326,6 @@ class Decoder(ABC):
         """The function that serves a register; None if it cannot be accessed so."""
         name = f"{reg.function}.{self.kind}"
         return name if name in self.unit.functions else None
-
-    def commit(self, function: str) -> list[ir.Stmt]:
-        """What follows a handler that changed something on which others depend."""
-        return [ir.Do(self.unit.call("commit"))] if self.unit.is_sensitive(function) else []
 
     def each_byte(self, body: list[ir.Stmt]) -> list[ir.Stmt]:
         """The body for byte `i` = 0.. of the access, which begins in the window."""
@@ -390,7 +393,10 @@ class Reading(Decoder):
             return [], None
         kind = ir.Range(0, 2 ** (8 * reg.width) - 1)
         given = (*place, mask) if reg.masked_read else place
-        return [ir.Let(name, ir.Call(function, given, kind)), *self.commit(function)], ir.Var(name, kind)
+        out: list[ir.Stmt] = [ir.Let(name, ir.Call(function, given, kind))]
+        if self.unit.touching.touches(function):
+            out.append(ir.Do(self.unit.call("commit")))
+        return out, ir.Var(name, kind)
 
     def whole(self, reg: RegDef, place: Place) -> ir.Block:
         index = self.python(reg)
@@ -456,7 +462,11 @@ class Writing(Decoder):
         function = self.handler(reg)
         if function is None:
             return []
-        return [ir.Do(ir.Call(function, (*place, value, mask), ir.BOOL)), *self.commit(function)]
+        given = (*place, value, mask)
+        if not self.unit.touching.touches(function):
+            return [ir.Do(ir.Call(function, given, ir.BOOL))]
+        touched = ir.Let("touched", ir.Call(self.unit.touching.touching(function), given, ir.BOOL))
+        return [touched, ir.If(ir.Var("touched", ir.BOOL), (ir.Do(self.unit.call("commit")),))]
 
     def whole(self, reg: RegDef, place: Place) -> ir.Block:
         index = self.python(reg)

@@ -55,6 +55,7 @@ from .scope import (
 )
 from .settling import Settling, elements
 from .statements import Statements
+from .touched import Touching, reachable
 from .verify import verify
 from .windows import Windows
 
@@ -115,8 +116,8 @@ class Unit:
         self.blocks = Blocks(self)
         self.pythons = PythonParts(self)
         self.declarations = Declarations(self)
-        self._sensitive: frozenset[str] = frozenset()
         self.analysis = Analysis(self.functions)
+        self.touching = Touching(self.functions, self.analysis, frozenset())
         self.budget = budget.Budget()
 
     # --- the file ----------------------------------------------------------------
@@ -144,7 +145,7 @@ class Unit:
     def _module(self, device: t.Device) -> ir.Module:
         self.events.check_order()
         self.settling.build()
-        self._sensitive = self.settling.sensitive()
+        self.touching = Touching(self.functions, self.analysis, self.settling.sensitive())
         claims = self.windows.claims()
         for claim in claims:
             for decoder in DECODERS:
@@ -154,7 +155,7 @@ class Unit:
             device.name.text, device.doc, self.version, tuple(self.params), slots, size,
             tuple(claim.region(self) for claim in claims),
             self.lines.described(),
-            tuple(self.pythons.parts), tuple(self.functions.values()),
+            tuple(self.pythons.parts), reachable(self.functions),
         )  # fmt: skip
 
     # --- what the parts of the elaboration share -----------------------------------
@@ -239,10 +240,6 @@ class Unit:
         proc.progress.run(
             proc.elaborate, lambda: cyclic(proc, "nothing recurses, so that every handler ends")
         )
-
-    def is_sensitive(self, function: str) -> bool:
-        """Whether a handler writes what lines, deadlines or other functions of `commit` depend on."""
-        return bool(self.analysis.of(function).writes & self._sensitive)
 
     def warn_unused(self, scope: Scope) -> None:
         """W101 for the names of a scope that nothing turns out to refer to."""
