@@ -45,8 +45,12 @@ class Banks:
 
     def _ram(self, tree: t.Ram, bank: t.Bank, scope: Scope) -> None:
         if tree.size < 1 or tree.offset + tree.size > bank.size:
-            raise Reject("E402", f"RAM '{tree.name.text}' does not fit the bank's {bank.size} bytes", tree.span,
-                         "make the bank larger, or the RAM smaller")  # fmt: skip
+            raise Reject(
+                "E402",
+                f"RAM '{tree.name.text}' does not fit the bank's {bank.size} bytes",
+                tree.span,
+                "make the bank larger, or the RAM smaller",
+            )
         slot = self.unit.slot(scope, tree.name.text, BYTE, count=tree.size, span=tree.span)
         scope.define(RamDef(tree.name.text, tree.name.span, slot, tree.size))
 
@@ -71,9 +75,13 @@ class Banks:
             entity, offset, size = self._placed(item, scope)
             for byte in range(offset, offset + size):
                 if byte in taken:
-                    raise Reject("E401", f"'{entity.name}' overlaps '{taken[byte]}' at offset {byte:#x}", item.span)
+                    raise Reject(
+                        "E401", f"'{entity.name}' overlaps '{taken[byte]}' at offset {byte:#x}", item.span
+                    )
                 if byte >= bank.size:
-                    raise Reject("E402", f"'{entity.name}' reaches beyond the bank's {bank.size} bytes", item.span)
+                    raise Reject(
+                        "E402", f"'{entity.name}' reaches beyond the bank's {bank.size} bytes", item.span
+                    )
                 taken[byte] = entity.name
             if isinstance(entity, RegDef):
                 registers.append((entity, offset))
@@ -95,7 +103,9 @@ class Banks:
             offset = item.offset
             found = scope.find(item.name.text, item.span)
             if offset is None:
-                raise Reject("E402", f"register '{item.name.text}' has no offset", item.name.span, "reg NAME @OFFSET")
+                raise Reject(
+                    "E402", f"register '{item.name.text}' has no offset", item.name.span, "reg NAME @OFFSET"
+                )
         else:
             offset = self.unit.expr.constant(item.offset, Context(scope, ()))
             seen = self.unit.refs.resolve(item.register, Context(scope, ()))
@@ -107,7 +117,12 @@ class Banks:
         return found, offset, 1
 
     def _read(
-        self, bank: BankDef, registers: list[tuple[RegDef, int]], rams: list[tuple[RamDef, int]], gap: int, tree: t.Bank
+        self,
+        bank: BankDef,
+        registers: list[tuple[RegDef, int]],
+        rams: list[tuple[RamDef, int]],
+        gap: int,
+        tree: t.Bank,
     ) -> None:
         index = ir.Var("index", ir.Range(0, bank.size - 1))
         cases: dict[str, tuple[list[int], ir.Block]] = {}
@@ -115,10 +130,14 @@ class Banks:
             name = f"{reg.function}.read"
             value: ir.Expr = ir.Call(name, (), ir.U8) if name in self.unit.functions else ir.Const(gap)
             cases.setdefault(name, ([], (ir.Return(value),)))[0].append(offset)
-        body: list[ir.Stmt] = [ir.Switch(index, tuple((tuple(o), b) for o, b in cases.values()))] if cases else []
+        body: list[ir.Stmt] = (
+            [ir.Switch(index, tuple((tuple(o), b) for o, b in cases.values()))] if cases else []
+        )
         for ram, offset in rams:
             inside = a.sub(ir.Narrow(index, ir.Range(offset, offset + ram.count - 1)), ir.Const(offset))
-            body.append(ir.If(_within(index, offset, ram.count), (ir.Return(ir.Load(ram.slot, (inside,), ir.U8)),)))
+            body.append(
+                ir.If(_within(index, offset, ram.count), (ir.Return(ir.Load(ram.slot, (inside,), ir.U8)),))
+            )
         body.append(ir.Return(ir.Const(gap)))
         self.unit.function(f"{bank.function}.read", (("index", index.type),), ir.U8, body, tree.span.line)
 
@@ -133,12 +152,16 @@ class Banks:
             if name in self.unit.functions:
                 call = ir.Do(ir.Call(name, (v, ir.Const(0xFF)), ir.BOOL))
                 cases.setdefault(name, ([], (call, ir.Return(None))))[0].append(offset)
-        body: list[ir.Stmt] = [ir.Switch(index, tuple((tuple(o), b) for o, b in cases.values()))] if cases else []
+        body: list[ir.Stmt] = (
+            [ir.Switch(index, tuple((tuple(o), b) for o, b in cases.values()))] if cases else []
+        )
         for ram, offset in rams:
             inside = a.sub(ir.Narrow(index, ir.Range(offset, offset + ram.count - 1)), ir.Const(offset))
             stores = (ir.Store(ram.slot, (inside,), v, tree.span.line), *self.unit.pythons.touched(ram.slot))
             body.append(ir.If(_within(index, offset, ram.count), stores))
-        self.unit.function(f"{bank.function}.write", (("index", index.type), ("v", ir.U8)), None, body, tree.span.line)
+        self.unit.function(
+            f"{bank.function}.write", (("index", index.type), ("v", ir.U8)), None, body, tree.span.line
+        )
 
     # --- registers that go through a bank ---------------------------------------------
 
@@ -155,5 +178,3 @@ class Banks:
 def _within(index: ir.Expr, offset: int, count: int) -> ir.Expr:
     last = a.binary("le", index, ir.Const(offset + count - 1))
     return a.both(a.binary("le", ir.Const(offset), index), last)
-
-

@@ -102,14 +102,18 @@ class Blocks:
     def _bit(self, item: t.Input, argument: t.Expr, tree: t.Instance, inner: Scope, scope: Scope) -> None:
         """An input that is one bit of something stored in the device, which the block may set."""
         if not isinstance(argument, t.Index):
-            raise Reject("E103", "a bit of something stored is needed here", argument.span, "REGISTER.FIELD[n]")
+            raise Reject(
+                "E103", "a bit of something stored is needed here", argument.span, "REGISTER.FIELD[n]"
+            )
         outer = Context(scope, ()).inner()
         if inner.index is not None and tree.index is not None:
             outer.scope.define(LocalDef(tree.index.text, tree.index.span, Value(inner.place[0])))
         found = self.unit.refs.resolve(argument.base, outer)
         entity = found.entity if isinstance(found, Ref) else None
         if not isinstance(entity, (StateDef, FieldDef)) or entity.slot is None:
-            raise Reject("E103", "a bit of something stored is needed here", argument.span, "REGISTER.FIELD[n]")
+            raise Reject(
+                "E103", "a bit of something stored is needed here", argument.span, "REGISTER.FIELD[n]"
+            )
         width = entity.type.range.hi.bit_length()
         position = self.unit.refs.bounded(argument.index, outer, width, entity.name)
         inner.define(BitDef(item.name.text, item.name.span, entity.slot, entity.type.range, position))

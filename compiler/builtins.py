@@ -1,4 +1,4 @@
-"""The language's functions: wrap, sat, min, max, bcd, binary."""
+"""The language's functions, by name in `BUILTINS`."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def _elapsed(e: Expressions, node: t.CallExpr, ctx: Context, name: str) -> ir.Ex
 
 def _period(value: Value, node: t.CallExpr) -> ir.Expr:
     if value.type.lo < 1:
-        raise Reject("E202", f"the period may be 0: it is {show(value.type)}", node.span, "branch on it first")
+        raise Reject(
+            "E202", f"the period may be 0: it is {show(value.type)}", node.span, "branch on it first"
+        )
     return value.expr
 
 
@@ -116,7 +118,7 @@ def _times(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | 
 
 
 def _advance(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
-    """A value that grows by a period each time the event falls due, once all of them are done; modulo 2**64."""
+    """A value that grows by a period each time the event falls due, after all of them; modulo 2**64."""
     value, period = _arguments(e, node, ctx, 2)
     elapsed = _elapsed(e, node, ctx, "advance")
     whole = a.binary("subw", elapsed, a.binary("mod", elapsed, _period(period, node)))
@@ -135,5 +137,6 @@ def _merge(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | 
 
 
 BUILTINS: dict[str, Builtin] = {
-    "wrap": _wrap, "sat": _sat, "min": _of_two("min"), "max": _of_two("max"), "times": _times, "advance": _advance, "merge": _merge, "bcd": _bcd, "binary": _binary,
+    "wrap": _wrap, "sat": _sat, "min": _of_two("min"), "max": _of_two("max"), "bcd": _bcd, "binary": _binary,
+    "merge": _merge, "times": _times, "advance": _advance,
 }  # fmt: skip

@@ -28,7 +28,6 @@ from .scope import (
     EnumDef,
     LatchDef,
     LayoutDef,
-    LineDef,
     LocalDef,
     ParamDef,
     ProcDef,

@@ -207,8 +207,8 @@ class Decoder(ABC):
             self._function("byte", [*self._wholes((1,)), *self._pieces(), *self.nothing(ir.Const(1))])
             self._function("rest", [*self._guards(), *self.bytewise()])
         else:
-            rest = [*self._pieces(), *self._straddling(), *self.nothing(WIDTH)]
-            self._function("rest", [*self._alignment(), *rest])
+            parts = [*self._pieces(), *self._straddling(), *self.nothing(WIDTH)]
+            self._function("rest", [*self._alignment(), *parts])
         rest = ir.Call(f"{self.name}.{self.kind}.rest", tuple(ir.Var(*p) for p in self.parameters), ir.U64)
         widths = (1,) if self.tree.split else WIDTHS
         end: list[ir.Stmt] = [ir.Return(rest)] if self.result else [ir.Do(rest)]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from ..dsl import tree as t
 from ..dsl.diagnostics import NOWHERE, Diagnostic, Diagnostics, Reject, Source, Span
-from . import arithmetic as a
 from . import budget, ir, timing
 from .analysis import Analysis
 from .banks import Banks
@@ -53,7 +52,7 @@ from .scope import (
     WaveDef,
     cyclic,
 )
-from .settling import Settling, elements
+from .settling import Settling
 from .statements import Statements
 from .touched import Touching, reachable
 from .verify import verify

@@ -117,7 +117,9 @@ class Events:
             )  # fmt: skip
         alarm, place = found.entity, scope.place
         if tree.when is not None:
-            raise Reject("E501", "an alarm is disarmed rather than ignored", tree.when.span, "disarm it, or use 'if'")
+            raise Reject(
+                "E501", "an alarm is disarmed rather than ignored", tree.when.span, "disarm it, or use 'if'"
+            )
         if any(event.alarm == alarm.slot for event in self.timed):
             raise Reject("E102", f"'on {alarm.name}' stands twice", tree.subject.span, "join the two bodies")
         quiet: list[ir.Stmt] = [ir.Store(slot, place, NEVER) for slot in (alarm.slot, alarm.due)]
@@ -164,7 +166,9 @@ class Events:
                          "write: on COUNTER[bit] toggles: ...")  # fmt: skip
         counter, place = found
         kind = TypeInfo(ir.Range(0, counter.bits - 1))
-        bit = self.unit.expr.fit(subject.index, Context(scope, scope.place), kind, f"a bit of '{counter.name}'")
+        bit = self.unit.expr.fit(
+            subject.index, Context(scope, scope.place), kind, f"a bit of '{counter.name}'"
+        )
         value = timing.counter_value(counter, place)
         period = a.binary("shl", a.TRUE, bit)
         passed = a.binary("and", value, a.binary("subw", period, a.TRUE))
@@ -178,7 +182,8 @@ class Events:
 
     def _reaches(self, tree: t.On, scope: Scope) -> None:
         """The low bits of a counter become those of a value; the next time after Now."""
-        assert tree.subject is not None and tree.target is not None
+        assert tree.subject is not None
+        assert tree.target is not None
         ctx = Context(scope, scope.place)
         found = self._counter(tree.subject.base if isinstance(tree.subject, t.Slice) else tree.subject, scope)
         if found is None:
@@ -197,7 +202,9 @@ class Events:
         mask = a.binary("shr", ir.Const(a.ONES), a.sub(ir.Const(63), high))
         left = ir.Var("left", ir.U64)
         far = ir.Const(2**63)
-        instant = timing.nanos(timing.after(counter.clock, ir.Narrow(left, ir.Range(1, 2**63 - 1))), counter.clock)
+        instant = timing.nanos(
+            timing.after(counter.clock, ir.Narrow(left, ir.Range(1, 2**63 - 1))), counter.clock
+        )
         following: list[ir.Stmt] = [
             ir.Let("left", a.binary("and", a.binary("subw", target, value), mask)),
             # there already: the next time is a whole turn away (0 stands for 2**64)

@@ -29,7 +29,7 @@ POLICIES = ("delay", "catchup", "merge", "discard")
 
 @dataclass
 class Drive:
-    """One driver of a line: its level as a function, and, if a wave is in it, the level for each of the wave's."""
+    """One driver of a line: its level as a function; with a wave in it, the level for each of the wave's."""
 
     line: LineDef
     scope: Scope
@@ -78,8 +78,11 @@ class Lines:
         taken = [line.bit + line.size for line in self.lines if (line.bit >= LEVELS) == pulses]
         bit = max(taken, default=LEVELS if pulses else 0)
         if bit + size > (MOST if pulses else LEVELS):
-            raise Reject("E502", f"a device has at most {LEVELS} lines, and {MOST - LEVELS} that carry messages",
-                         tree.span)  # fmt: skip
+            raise Reject(
+                "E502",
+                f"a device has at most {LEVELS} lines, and {MOST - LEVELS} that carry messages",
+                tree.span,
+            )
         line = LineDef(tree.name.text, tree.name.span, bit, tree.doc, tree.count, tree)
         scope.define(line)
         self.lines.append(line)
@@ -112,8 +115,12 @@ class Lines:
             raise Reject("E103", "a line is needed here", node.span)
         if (line.count is not None) != isinstance(node, t.Index):
             hint = f"{line.name}[...]" if line.count is not None else line.name
-            raise Reject("E103", "say which line of the array" if line.count else "this is one line, no array",
-                         node.span, hint)  # fmt: skip
+            raise Reject(
+                "E103",
+                "say which line of the array" if line.count else "this is one line, no array",
+                node.span,
+                hint,
+            )
         if not isinstance(node, t.Index):
             return line, a.FALSE
         return line, self.unit.refs.bounded(node.index, ctx, line.size, line.name)
@@ -160,14 +167,20 @@ class Lines:
         drive.low, drive.high, drive.wave = given(0), given(1), wave
         for part in (drive.low, drive.high):
             if analysis.of_expr(part).time:
-                raise Reject("E501", f"line '{drive.line.name}' changes with time, but not by a wave", tree.value.span,
-                             "say its shape with 'wave', or set a state in an event")  # fmt: skip
+                raise Reject(
+                    "E501",
+                    f"line '{drive.line.name}' changes with time, but not by a wave",
+                    tree.value.span,
+                    "say its shape with 'wave', or set a state in an event",
+                )
 
     def check(self) -> None:
         """Every line has a driver, or carries messages, or is pulsed."""
         for line in self.lines:
             if line.driver is None and line.bit < LEVELS and not line.pulsed:
-                raise Reject("E502", f"nothing drives line '{line.name}'", line.span, f"drive {line.name} = ...")
+                raise Reject(
+                    "E502", f"nothing drives line '{line.name}'", line.span, f"drive {line.name} = ..."
+                )
 
     # --- functions ------------------------------------------------------------------
 
@@ -237,6 +250,11 @@ class Lines:
                 ),
             ]
         return out
+
+    def clear_rises(self) -> list[ir.Stmt]:
+        if not self.lines:
+            return []
+        return repeat(self.count, "rises", lambda bit: [ir.Store("rises", (bit,), a.FALSE)])
 
     def store_levels(self, count: bool) -> list[ir.Stmt]:
         """Levels at Now; with `count`, a line that rose is one more rise."""

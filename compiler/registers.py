@@ -123,8 +123,12 @@ class Registers:
         """A register's value comes from one place; only what is stored is reset."""
         if tree.value is not None and (tree.fields or has_read):
             other = "fields" if tree.fields else "a read of its own"
-            raise Reject("E102", f"'{tree.name.text}' has an equation and {other}: two values", tree.value.span,
-                         "leave one of them out")  # fmt: skip
+            raise Reject(
+                "E102",
+                f"'{tree.name.text}' has an equation and {other}: two values",
+                tree.value.span,
+                "leave one of them out",
+            )
         if tree.reset is not None and (tree.value is not None or tree.fields or has_read):
             raise Reject("E403", f"'{tree.name.text}' stores nothing of its own to reset", tree.reset.span,
                          "write 'reset' after each field")  # fmt: skip
@@ -133,8 +137,12 @@ class Registers:
     def _holds_all(kind: TypeInfo, words: AccessWords, span: Span, bits: int) -> None:
         """What a guest writes is any pattern of bits, so the type has a value for each (E201)."""
         if words.writable and kind.range != ir.Range(0, 2**bits - 1):
-            raise Reject("E201", f"a guest may write {kind.range.hi + 1}, and the type has no such value", span,
-                         "give the enum a member for every pattern of bits, or make this 'ro'")  # fmt: skip
+            raise Reject(
+                "E201",
+                f"a guest may write {kind.range.hi + 1}, and the type has no such value",
+                span,
+                "give the enum a member for every pattern of bits, or make this 'ro'",
+            )
 
     def _fields(self, reg: RegDef, scope: Scope, width: int) -> None:
         taken = 0
@@ -320,7 +328,9 @@ class Registers:
             merged = self._merge(old, written, ir.Var("mask", whole), reg.width * 8)
             prologue, written = [ir.Let("merged", merged)], ir.Var("merged", merged.type)
         if handler.mask is not None:
-            ctx.scope.define(LocalDef(handler.mask.text, handler.mask.span, Value(ir.Var("mask", whole), reg.width * 8)))
+            ctx.scope.define(
+                LocalDef(handler.mask.text, handler.mask.span, Value(ir.Var("mask", whole), reg.width * 8))
+            )
         ctx.written = self._stores(reg, scope, ir.Var("v", whole), ir.Var("mask", whole)) or None
         ctx.scope.define(
             LocalDef(handler.name.text, handler.name.span, Value(written, reg.width * 8, reg.type.nominal))

@@ -9,12 +9,15 @@ the edges of a wave are counted by division.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import arithmetic as a
 from . import ir, timing
-from .events import NEVER, Event
+from .events import NEVER, Edge, Event
+from .layout import SlotSpec
 from .lines import attention
 from .loops import elements, for_each
 from .scope import CounterDef, Place, Scope
@@ -59,16 +62,21 @@ class Settling:
     def _events(self) -> list[Event]:
         return self.unit.events.timed
 
+    def _each_event(self, name: str, body: Callable[[Event, Place, str], list[ir.Stmt]]) -> list[ir.Stmt]:
+        """`body(event, place, tag)` for every event of time, in every element of its scope."""
+        return [
+            statement
+            for number, event in enumerate(self._events)
+            for statement in for_each(event.scope, f"{name}{number}", partial(body, event))
+        ]
+
     def _least(self, start: ir.Expr) -> list[ir.Stmt]:
         """`due` is the earliest instant of all events, and of `start`."""
-        out: list[ir.Stmt] = [ir.Let(DUE.name, start)]
-        for number, event in enumerate(self._events):
 
-            def one(place: Place, tag: str, event: Event = event) -> list[ir.Stmt]:
-                return [ir.Let(DUE.name, a.binary("min", DUE, ir.Load(event.due, place, ir.U64)))]
+        def one(event: Event, place: Place, tag: str) -> list[ir.Stmt]:
+            return [ir.Let(DUE.name, a.binary("min", DUE, ir.Load(event.due, place, ir.U64)))]
 
-            out += for_each(event.scope, f"least{number}", one)
-        return out
+        return [ir.Let(DUE.name, start), *self._each_event("least", one)]
 
     def _next(self) -> None:
         edges = a.least(self.unit.lines.next_edges())
@@ -76,46 +84,48 @@ class Settling:
 
     def _edges(self) -> None:
         """Run the bodies of inputs that rose or fell since they were last looked at."""
+
+        def one(edge: Edge, place: Place, tag: str) -> list[ir.Stmt]:
+            seen = ir.Var(tag, ir.BOOL)
+            rose, fell = (
+                tuple(ir.Do(ir.Call(body, place, ir.BOOL)) for body in bodies)
+                for bodies in (edge.rises, edge.falls)
+            )
+            changed = (ir.Store(edge.was, place, seen), ir.If(seen, rose, fell))
+            return [
+                ir.Let(seen.name, ir.Call(edge.condition, place, ir.BOOL)),
+                ir.If(a.binary("ne", seen, ir.Load(edge.was, place, ir.BOOL)), changed),
+            ]
+
         out: list[ir.Stmt] = []
         for number, edge in enumerate(self.unit.events.edges):
-
-            def one(place: Place, tag: str, edge=edge) -> list[ir.Stmt]:  # type: ignore[no-untyped-def]
-                seen = ir.Var(tag, ir.BOOL)
-                was = ir.Load(edge.was, place, ir.BOOL)
-                rose, fell = (
-                    tuple(ir.Do(ir.Call(body, place, ir.BOOL)) for body in bodies)
-                    for bodies in (edge.rises, edge.falls)
-                )
-                changed = (ir.Store(edge.was, place, seen), ir.If(seen, rose, fell))
-                return [
-                    ir.Let(seen.name, ir.Call(edge.condition, place, ir.BOOL)),
-                    ir.If(a.binary("ne", seen, was), changed),
-                ]
-
-            out += for_each(edge.scope, f"seen{number}", one)
+            out += for_each(edge.scope, f"seen{number}", partial(one, edge))
         self.unit.function("edges", (), None, out)
+
+    def _conditional(self) -> Iterator[tuple[CounterDef, str, Scope, str, ir.Expr]]:
+        """Counters that run while a condition holds: its function `while`, and itself."""
+        for counter, scope, condition in self.counters:
+            if condition is not None and counter.on is not None:
+                yield counter, counter.on, scope, f"{scope.prefix}{counter.name}.while", condition
 
     def _rebase(self) -> None:
         """Counters whose condition changed hold their value, or count on from it."""
+
+        def one(counter: CounterDef, on: str, function: str, place: Place, tag: str) -> list[ir.Stmt]:
+            counts = ir.Var(f"counts.{tag}", ir.BOOL)
+            hold = timing.set_counter(counter, place, timing.counter_value(counter, place))
+            return [
+                ir.Let(counts.name, ir.Call(function, place, ir.BOOL)),
+                ir.If(
+                    a.binary("ne", counts, ir.Load(on, place, ir.BOOL)),
+                    (*hold, ir.Store(on, place, counts)),
+                ),
+            ]
+
         out: list[ir.Stmt] = []
-        for counter, scope, condition in self.counters:
-            if condition is None or counter.on is None:
-                continue
-            function = f"{scope.prefix}{counter.name}.while"
+        for counter, on, scope, function, condition in self._conditional():
             self.unit.function(function, scope.parameters, ir.BOOL, [ir.Return(condition)])
-
-            def one(place: Place, tag: str, counter=counter, function=function) -> list[ir.Stmt]:  # type: ignore[no-untyped-def]
-                counts = ir.Var(f"counts.{tag}", ir.BOOL)
-                hold = timing.set_counter(counter, place, timing.counter_value(counter, place))
-                return [
-                    ir.Let(counts.name, ir.Call(function, place, ir.BOOL)),
-                    ir.If(
-                        a.binary("ne", counts, ir.Load(counter.on, place, ir.BOOL)),
-                        (*hold, ir.Store(counter.on, place, counts)),
-                    ),
-                ]
-
-            out += for_each(scope, counter.base, one)
+            out += for_each(scope, counter.base, partial(one, counter, on, function))
         self.unit.function("rebase", (), None, out)
 
     def _observe(self) -> None:
@@ -151,15 +161,13 @@ class Settling:
 
     def _refresh(self) -> list[ir.Stmt]:
         """Periodic events are next due after Now."""
-        out: list[ir.Stmt] = []
-        for number, event in enumerate(self._events):
-            if event.following:
 
-                def one(place: Place, tag: str, event: Event = event) -> list[ir.Stmt]:
-                    return [ir.Store(event.due, place, ir.Call(event.following, place, ir.U64))]
+        def one(event: Event, place: Place, tag: str) -> list[ir.Stmt]:
+            if not event.following:
+                return []
+            return [ir.Store(event.due, place, ir.Call(event.following, place, ir.U64))]
 
-                out += for_each(event.scope, f"refresh{number}", one)
-        return out
+        return self._each_event("refresh", one)
 
     def _commit(self, name: str, refresh: bool) -> None:
         """After an access (`commit`) or an event (`follow`): all that depends on state follows it."""
@@ -173,26 +181,21 @@ class Settling:
     def _just_before() -> ir.Expr:
         """The ns before an event, so that an edge that its body undoes in the same tick is none."""
         settled = ir.Load("settled", (), ir.U64)
-        before = a.binary("subw", DUE, a.TRUE)
-        return a.cond(a.binary("lt", settled, DUE), before, settled)
+        return a.cond(a.binary("lt", settled, DUE), a.binary("subw", DUE, a.TRUE), settled)
 
     def _settle(self) -> None:
         """Run what fell due, each at its own instant; then the lines as of Now."""
+
+        def run(event: Event, place: Place, tag: str) -> list[ir.Stmt]:
+            return [ir.If(a.eq(ir.Load(event.due, place, ir.U64), DUE), tuple(event.run(place, DUE)))]
+
         out: list[ir.Stmt] = []
         if self._events:
-            runs: list[ir.Stmt] = []
-            for number, event in enumerate(self._events):
-
-                def one(place: Place, tag: str, event: Event = event) -> list[ir.Stmt]:
-                    due = a.eq(ir.Load(event.due, place, ir.U64), DUE)
-                    return [ir.If(due, tuple(event.run(place, DUE)))]
-
-                runs += for_each(event.scope, f"run{number}", one)
             rounds: ir.Block = (
                 *self._least(NEVER),
                 ir.If(a.either(a.binary("lt", ir.Now(), DUE), a.eq(DUE, NEVER)), (ir.Break(),)),
                 ir.Do(ir.Call("account", (), ir.BOOL, self._just_before())),
-                *runs,
+                *self._each_event("run", run),
                 ir.Do(ir.Call("follow", (), ir.BOOL, DUE)),
             )
             # an event may bring another one nearer, once; what is left waits for the next settling
@@ -203,33 +206,29 @@ class Settling:
 
     def _resume(self) -> None:
         """Everything derived, from what is saved; then tell the host to look at all of it."""
+
+        def look(edge: Edge, place: Place, tag: str) -> list[ir.Stmt]:
+            return [ir.Store(edge.was, place, ir.Call(edge.condition, place, ir.BOOL))]
+
+        def count(on: str, function: str, place: Place, tag: str) -> list[ir.Stmt]:
+            return [ir.Store(on, place, ir.Call(function, place, ir.BOOL))]
+
         out: list[ir.Stmt] = []
         for number, edge in enumerate(self.unit.events.edges):
-
-            def look(place: Place, tag: str, edge=edge) -> list[ir.Stmt]:  # type: ignore[no-untyped-def]
-                return [ir.Store(edge.was, place, ir.Call(edge.condition, place, ir.BOOL))]
-
-            out += for_each(edge.scope, f"look{number}", look)
-        for counter, scope, condition in self.counters:
-            if condition is not None and counter.on is not None:
-
-                def count(place: Place, tag: str, counter=counter, scope=scope) -> list[ir.Stmt]:  # type: ignore[no-untyped-def]
-                    call = ir.Call(f"{scope.prefix}{counter.name}.while", place, ir.BOOL)
-                    return [ir.Store(counter.on, place, call)]
-
-                out += for_each(scope, f"on {counter.base}", count)
-        for number, event in enumerate(self._events):
-            if event.alarm:
-                out += for_each(
-                    event.scope, f"alarm{number}", lambda place, tag, e=event: self._due(e, place)
-                )
+            out += for_each(edge.scope, f"look{number}", partial(look, edge))
+        for counter, on, scope, function, _ in self._conditional():
+            out += for_each(scope, f"on {counter.base}", partial(count, on, function))
+        out += self._each_event("alarm", self._due)
         levels = [ir.Store("lines", (), self.unit.call("levels", ir.U32))] if self.unit.lines.drives else []
         out += [*levels, ir.Store("settled", (), ir.Now()), *self._refresh(), *self._store_deadline()]
         out += [ir.Do(self.unit.call("observe")), attention(ir.ATTENTION_LINES | ir.ATTENTION_DEADLINE)]
         self.unit.function("resume", (), None, out, exported=True)
 
     @staticmethod
-    def _due(event: Event, place: Place) -> list[ir.Stmt]:
+    def _due(event: Event, place: Place, tag: str) -> list[ir.Stmt]:
+        """An alarm's instant, from its tick."""
+        if not event.alarm:
+            return []
         assert event.clock is not None
         tick = ir.Load(event.alarm, place, ir.U64)
         instant = a.cond(a.eq(tick, NEVER), NEVER, ir.Nanos(tick, event.clock.hz))
@@ -237,24 +236,25 @@ class Settling:
 
     def _reset(self) -> None:
         """Power-on values, then what the device file says of `on reset`."""
+
+        def start(counter: CounterDef, place: Place, tag: str) -> list[ir.Stmt]:
+            return [ir.Store(counter.tick, place, timing.ticks(counter.clock))]
+
+        def initial(spec: SlotSpec, place: Place, tag: str) -> list[ir.Stmt]:
+            return spec.reset_at(place)
+
+        def run(body: str, place: Place, tag: str) -> list[ir.Stmt]:
+            return [ir.Do(ir.Call(body, place, ir.BOOL))]
+
         out: list[ir.Stmt] = []
         for spec in self.unit.slots.values():
             if spec.kind == "state":
-                out += for_each(
-                    spec.scope, f"reset {spec.name}", lambda place, tag, s=spec: s.reset_at(place)
-                )
+                out += for_each(spec.scope, f"reset {spec.name}", partial(initial, spec))
         for counter, scope, _ in self.counters:
-
-            def start(place: Place, tag: str, counter=counter) -> list[ir.Stmt]:  # type: ignore[no-untyped-def]
-                return [ir.Store(counter.tick, place, timing.ticks(counter.clock))]
-
-            out += for_each(scope, f"start {counter.base}", start)
-        for bit in range(self.unit.lines.count):
-            out.append(ir.Store("rises", (ir.Const(bit),), a.FALSE))
+            out += for_each(scope, f"start {counter.base}", partial(start, counter))
+        out += self.unit.lines.clear_rises()
         for body, scope in self.unit.events.power_on:
-            out += for_each(
-                scope, f"on {body}", lambda place, tag, b=body: [ir.Do(ir.Call(b, place, ir.BOOL))]
-            )
+            out += for_each(scope, f"on {body}", partial(run, body))
         out.append(ir.Do(self.unit.call("resume")))
         self.unit.function("reset", (), None, out, exported=True)
 
