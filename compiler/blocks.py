@@ -55,8 +55,10 @@ class Blocks:
         scope.define(InstanceDef(name, tree.name.span, inner, tree.count))
         self._arguments(tree, block.tree, inner, scope)
         for member in block.tree.members:
-            if isinstance(member, (t.Line, t.Instance, t.Window, t.Checkpoint)):
-                raise Reject("E103", "lines, windows and blocks belong to the device", member.span)
+            if isinstance(member, (t.Line, t.Instance, t.Window, t.Checkpoint, t.Python)):
+                raise Reject(
+                    "E103", "lines, windows, blocks and Python parts belong to the device", member.span
+                )
         first = (t.Clock, t.Cycle, t.State)
         for member in sorted(block.tree.members, key=lambda m: not isinstance(m, first)):
             if (handle := self.unit.declarations.introduce.get(type(member))) is not None:
@@ -133,8 +135,8 @@ class Blocks:
                 )
 
     def finish(self, tree: t.Instance, scope: Scope) -> None:
-        entity = scope.names.get(tree.name.text)
-        if not isinstance(entity, InstanceDef):
+        entity = scope.declared(tree.name, InstanceDef)
+        if entity is None:
             return
         self._finish_inputs(tree, entity.scope, scope)
         block = scope.find(tree.block.text, tree.block.span)

@@ -9,7 +9,8 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import arithmetic as a
 from . import ir, timing
-from .scope import Context, TypeInfo, Value, show
+from .expressions import same_unit
+from .scope import Context, TypeInfo, Value, number_of, show
 
 if TYPE_CHECKING:
     from .expressions import Expressions
@@ -20,7 +21,7 @@ Builtin = Callable[["Expressions", t.CallExpr, Context, "TypeInfo | None"], Valu
 def _arguments(e: Expressions, node: t.CallExpr, ctx: Context, count: int) -> list[Value]:
     if len(node.args) != count:
         name = node.function.name if isinstance(node.function, t.Name) else "it"
-        raise Reject("E103", f"'{name}' takes {count} value{'s' * (count != 1)}", node.span)
+        raise Reject("E103", f"'{name}' takes {number_of(count, 'value')}, not {len(node.args)}", node.span)
     return [e.value(argument, ctx) for argument in node.args]
 
 
@@ -57,7 +58,7 @@ def _sat(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | No
 def _of_two(op: ir.BinaryOp) -> Builtin:
     def build(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
         left, right = _arguments(e, node, ctx, 2)
-        return Value(a.binary(op, left.expr, right.expr, node.span), unit=left.unit or right.unit)
+        return Value(a.binary(op, left.expr, right.expr, node.span), unit=same_unit(left, right, node))
 
     return build
 

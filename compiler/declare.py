@@ -28,6 +28,7 @@ from .scope import (
     EnumDef,
     LatchDef,
     LayoutDef,
+    LetDef,
     LocalDef,
     ParamDef,
     ProcDef,
@@ -123,8 +124,13 @@ class Declarations:
                 raise Reject(
                     "E402", f"bit {field.bits.high} in a layout of {kind.width} bits", field.bits.span
                 )
-            if any(low <= field.bits.high and field.bits.low <= high for high, low, _ in fields.values()):
-                raise Reject("E401", f"field '{field.name.text}' overlaps another", field.bits.span)
+            if field.name.text in fields:
+                raise Reject("E102", f"field '{field.name.text}' is defined already", field.name.span,
+                             "choose another name")  # fmt: skip
+            for other, (high, low, _) in fields.items():
+                if low <= field.bits.high and field.bits.low <= high:
+                    raise Reject("E401", f"field '{field.name.text}' overlaps '{other}'", field.bits.span,
+                                 f"'{other}' has the bits {high}..{low}")  # fmt: skip
             inner = TypeInfo(ir.Range(0, 2**size - 1), size)
             if field.type is not None:
                 inner = self.type(field.type, scope)
@@ -251,8 +257,9 @@ class Declarations:
         self.unit.timing.counter(counter, scope)
 
     def _finish_counter(self, tree: t.Counter, scope: Scope) -> None:
-        counter = scope.names[tree.name.text]
-        assert isinstance(counter, CounterDef)
+        counter = scope.declared(tree.name, CounterDef)
+        if counter is None:
+            return
         condition = None
         if tree.condition is not None:
             condition = self.unit.expr.truth(tree.condition, Context(scope, scope.place))
@@ -305,9 +312,9 @@ class Declarations:
         scope.define(self.unit.equation(function, tree.name, kind, tree.value, scope))
 
     def _finish_let(self, tree: t.Let, scope: Scope) -> None:
-        entity = scope.names.get(tree.name.text)
+        entity = scope.declared(tree.name, LetDef)
         if entity is not None:
-            self.unit.refs.let(entity, scope.place)  # type: ignore[arg-type]
+            self.unit.refs.let(entity, scope.place)
 
     def _wave(self, tree: t.Wave, scope: Scope) -> None:
         function = scope.prefix + tree.name.text
@@ -325,8 +332,8 @@ class Declarations:
         scope.define(wave)
 
     def _finish_wave(self, tree: t.Wave, scope: Scope) -> None:
-        wave = scope.names.get(tree.name.text)
-        if isinstance(wave, WaveDef):
+        wave = scope.declared(tree.name, WaveDef)
+        if wave is not None:
             self.unit.timing.wave(wave)
 
     def _pin(self, tree: t.Pin, scope: Scope) -> None:
@@ -354,8 +361,8 @@ class Declarations:
         scope.define(ProcDef(tree.name.text, tree.name.span, function, inputs, build))
 
     def _finish_proc(self, tree: t.Proc, scope: Scope) -> None:
-        proc = scope.names.get(tree.name.text)
-        if isinstance(proc, ProcDef):
+        proc = scope.declared(tree.name, ProcDef)
+        if proc is not None:
             self.unit.procedure(proc)
 
     # --- registers of a block ----------------------------------------------------------
@@ -367,13 +374,14 @@ class Declarations:
         self.unit.registers.define(tree, scope, None)
 
     def _finish_reg(self, tree: t.Reg, scope: Scope) -> None:
-        reg = scope.names.get(tree.name.text)
-        if isinstance(reg, RegDef):
+        reg = scope.declared(tree.name, RegDef)
+        if reg is not None:
             self.unit.registers.build(reg, scope)
 
 
 def names(member: t.MemberDecl) -> Iterator[t.Ident]:
+    """The names that a member puts into its scope; a window's is none of them."""
     if isinstance(member, t.Cycle):
         yield from member.names
-    elif isinstance(name := getattr(member, "name", None), t.Ident):
+    elif not isinstance(member, t.Window) and isinstance(name := getattr(member, "name", None), t.Ident):
         yield name

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import Reject
+from ..dsl.diagnostics import NOWHERE, Reject, Span
 from . import arithmetic as a
 from . import ir
 from .scope import Place, RegDef
@@ -43,6 +43,7 @@ class Placed:
     offset: int
     name: str
     where: str | None = None  # function: whether it is there
+    span: Span = NOWHERE  # where it is placed
 
     @property
     def end(self) -> int:
@@ -346,7 +347,8 @@ def gap_byte(tree: t.Window) -> int:
     gap = tree.gaps.text if tree.gaps else "ones"
     if gap not in GAPS:
         assert tree.gaps is not None
-        raise Reject("E103", f"gaps are 'ones' or 'zeros', not '{gap}'", tree.gaps.span)
+        raise Reject("E103", f"gaps are 'ones' or 'zeros', not '{gap}'", tree.gaps.span,
+                     "what reads find where there is no register")  # fmt: skip
     return GAPS[gap]
 
 

@@ -58,6 +58,8 @@ from .touched import Touching, reachable
 from .verify import verify
 from .windows import Windows
 
+OWN_SLOTS = frozenset({*(slot.name for slot in ir.HEADER), "rises"})
+
 
 def elaborate(file: t.File, source: Source) -> tuple[ir.Module, list[Diagnostic]]:
     """The file's device as a verified module, and warnings; `DeviceFileError` otherwise."""
@@ -78,6 +80,9 @@ class Attempt:
 
     def __call__(self, what: Callable[[], object], scope: Scope | None = None, *names: t.Ident) -> bool:
         try:
+            for name in names:
+                assert scope is not None
+                scope.check_free(name.text, name.span)
             what()
         except Reject as reject:
             self.diagnostics.report(reject)
@@ -194,6 +199,9 @@ class Unit:
     ) -> str:
         """Declare a slot in a scope's group of the struct; its full name."""
         full = scope.prefix + name
+        if full in OWN_SLOTS:
+            raise Reject("E102", f"'{full}' is what the compiled device calls something of its own", span,
+                         "choose another name")  # fmt: skip
         assert full not in self.slots, full
         blocks = scope.index[1] if scope.index is not None else 1
         self.budget.store((count or 1) * blocks, span)

@@ -59,8 +59,9 @@ class PythonParts:
         return name
 
     def finish(self, tree: t.Python, scope: Scope) -> None:
-        entity = scope.names.get(tree.name.text)
-        assert isinstance(entity, PythonDef)
+        entity = scope.declared(tree.name, PythonDef)
+        if entity is None:
+            return
         serves = self._serves(tree.name.text)
         writes = tuple(place for node in tree.writes for place in self._written(node, scope))
         reads = tuple(place for node in tree.reads for place in self._seen(node, scope, entity, serves))

@@ -104,6 +104,8 @@ class References:
                     span,
                     f"'{entity.name} or OTHER', 'take {entity.name}', or use it as a condition",
                 )
+            case StateDef():
+                raise an_array(entity.name, span)
         raise Reject("E103", f"'{entity.name}' is {spoken(entity)}, which has no value", span)
 
     def let(self, entity: LetDef, place: Place) -> Value:
@@ -195,7 +197,7 @@ class References:
             return self._layout_field(found, found.nominal, node)
         raise Reject(
             "E101",
-            f"there is no '{name}' in this",
+            f"a plain number has no part '{name}'",
             node.name.span,
             "layouts, registers, blocks and waves have parts; Layout(VALUE) lays one over a number",
         )
@@ -300,6 +302,10 @@ class References:
                 "E103", f"'{name.text}' is not a clock", name.span, "declare it: clock NAME = ... Hz"
             )
         return found
+
+
+def an_array(name: str, span: Span) -> Reject:
+    return Reject("E103", f"'{name}' is an array; say which element", span, f"{name}[0]")
 
 
 def _list(words: str, names: Iterable[str]) -> str:

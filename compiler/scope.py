@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Union
+from typing import Literal, TypeVar, Union
 
 from ..dsl import tree as t
 from ..dsl.diagnostics import Diagnostics, Reject, Span
@@ -328,6 +328,9 @@ class LatchRef:
     place: Place
 
 
+E = TypeVar("E", bound=Entity)
+
+
 # --- scopes ----------------------------------------------------------------
 
 
@@ -354,9 +357,15 @@ class Scope:
         scope: Scope | None = self
         while scope is not None:
             if name in scope.names:
-                where = f"in line {scope.names[name].span.line}"
-                raise Reject("E102", f"'{name}' is defined already, {where}", span, "choose another name")
+                first, second = sorted((scope.names[name].span, span), key=lambda s: (s.line, s.column))
+                raise Reject("E102", f"'{name}' is defined already, in line {first.line}", second,
+                             "choose another name")  # fmt: skip
             scope = scope.parent
+
+    def declared(self, name: t.Ident, kind: type[E]) -> E | None:
+        """What this very declaration defined; None if it was refused."""
+        entity = self.names.get(name.text)
+        return entity if isinstance(entity, kind) and entity.span == name.span else None
 
     def find(self, name: str, span: Span) -> Entity:
         scope: Scope | None = self
@@ -476,6 +485,11 @@ def spoken(entity: Entity) -> str:
     """An entity's kind with its article, for messages."""
     kind = KINDS[type(entity)]
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def number_of(count: int, what: str) -> str:
+    """`1 value`, `2 values`."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def cyclic(entity: Entity, help: str) -> Reject:

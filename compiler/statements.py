@@ -10,7 +10,9 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
+from .builtins import BUILTINS
 from .lines import add_rises, attention
+from .references import an_array
 from .scope import (
     AlarmDef,
     BitDef,
@@ -29,6 +31,8 @@ from .scope import (
     StateDef,
     TypeInfo,
     Value,
+    number_of,
+    spoken,
 )
 
 if TYPE_CHECKING:
@@ -140,8 +144,11 @@ class Statements:
 
     def _target(self, node: t.Expr, ctx: Context, kind: type, what: str) -> tuple[Any, tuple[ir.Expr, ...]]:
         found = self.unit.refs.resolve(node, ctx)
-        if not isinstance(found, Ref) or not isinstance(found.entity, kind):
-            raise Reject("E103", f"{what} is needed here", node.span)
+        if not isinstance(found, Ref):
+            raise Reject("E103", f"{what} is needed here, and this is a value", node.span)
+        if not isinstance(found.entity, kind):
+            is_that = f"'{found.entity.name}' is {spoken(found.entity)}"
+            raise Reject("E103", f"{what} is needed here, and {is_that}", node.span)
         return found.entity, found.place
 
     def _store(self, slot: str, place: tuple[ir.Expr, ...], value: ir.Expr, ctx: Context) -> None:
@@ -171,7 +178,8 @@ class Statements:
             return self._assign_element(node, node.target, ctx)
         found = self.unit.refs.resolve(node.target, ctx)
         if not isinstance(found, Ref):
-            raise Reject("E103", "only what is stored can be assigned", node.target.span)
+            raise Reject("E103", "only what is stored can be assigned, and this is a value", node.target.span,
+                         "a part of a layout or of a number is changed by assigning the whole")  # fmt: skip
         entity, place, name = found.entity, found.place, found.entity.name
         fit = self.unit.expr.fit
         match entity:
@@ -198,6 +206,11 @@ class Statements:
                 self._assign_bit(entity, fit(node.value, ctx, kind, f"'{name}'"), ctx)
             case LatchDef():
                 self._fill_latch(entity, place, fit(node.value, ctx, entity.type, f"latch '{name}'"), ctx)
+            case StateDef():
+                raise an_array(name, node.target.span)
+            case LocalDef():
+                raise Reject("E301", f"'{name}' is a local, which keeps its value", node.target.span,
+                             "give the new value a name of its own with 'let'")  # fmt: skip
             case _:
                 raise Reject("E301", f"'{name}' is not stored, it cannot be assigned", node.target.span,
                              "assign what its equation depends on")  # fmt: skip
@@ -209,7 +222,8 @@ class Statements:
         if not (
             isinstance(found, Ref) and isinstance(found.entity, StateDef) and found.entity.count is not None
         ):
-            raise Reject("E103", "only an element of a state array can be assigned", target.span)
+            raise Reject("E103", "of all indexed things, only an element of a state array can be assigned",
+                         target.span, "assign the whole, as x = x | 1 << BIT")  # fmt: skip
         assert isinstance(element, Value)
         assert isinstance(element.expr, ir.Load)
         value = self.unit.expr.fit(node.value, ctx, found.entity.type, f"'{found.entity.name}'")
@@ -289,11 +303,16 @@ class Statements:
         ctx.out.append(ir.Return(found.expr))
 
     def _call(self, node: t.CallStmt, ctx: Context) -> None:
+        if isinstance(node.function, t.Name) and node.function.name in BUILTINS:
+            raise Reject("E103", f"a procedure is needed here, and '{node.function.name}' only gives a value",
+                         node.function.span, "assign it to something: x = ...")  # fmt: skip
         proc, place = self._target(node.function, ctx, ProcDef, "a procedure")
         self.unit.procedure(proc)
         if len(node.args) != len(proc.inputs):
             raise Reject(
-                "E103", f"'{proc.name}' takes {len(proc.inputs)} values, not {len(node.args)}", node.span
+                "E103",
+                f"'{proc.name}' takes {number_of(len(proc.inputs), 'value')}, not {len(node.args)}",
+                node.span,
             )
         args = [
             self.unit.expr.fit(arg, ctx, kind, f"input '{name.text}'")

@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import Reject
+from ..dsl.diagnostics import Reject, Span
 from . import ir
-from .decode import Layout, Placed
+from .decode import Layout, Placed, gap_byte
 from .scope import (
     ADDRESSES,
     Context,
@@ -23,6 +23,7 @@ from .scope import (
     RegDef,
     Scope,
     Value,
+    number_of,
     spell,
 )
 
@@ -69,6 +70,7 @@ class Windows:
     def __init__(self, unit: Unit):
         self.unit = unit
         self.windows: list[tuple[t.Window, list[Placed], int | str]] = []
+        self._declared: set[Span] = set()
 
     def declare(self, tree: t.Window, scope: Scope) -> None:
         if scope is not self.unit.scope:
@@ -76,29 +78,41 @@ class Windows:
                 "E103", "windows belong to the device", tree.span, "place the block's registers there"
             )
         if not 1 <= tree.size <= MAX_WINDOW:
-            raise Reject("E402", f"a window has 1 to {MAX_WINDOW} bytes", tree.span)
+            raise Reject("E402", f"a window has 1 to {MAX_WINDOW} bytes, not {tree.size}", tree.base.span,
+                         "it is as large as what the device claims")  # fmt: skip
+        gap_byte(tree)
+        self._declared.add(tree.span)
         for item in tree.items:
             if isinstance(item, t.Reg):
                 declare = partial(self.unit.registers.define, item, scope, tree.lanes)
                 self.unit.attempt(declare, scope, item.name)
 
     def finish(self, tree: t.Window, scope: Scope) -> None:
+        if tree.span not in self._declared:
+            return
         placed: list[Placed] = []
         for item in tree.items:
             if isinstance(item, t.Reg):
-                reg = scope.names.get(item.name.text)
-                if not isinstance(reg, RegDef):
+                reg = scope.declared(item.name, RegDef)
+                if reg is None:
                     continue
-                if item.offset is None:
-                    raise Reject(
-                        "E402", f"register '{reg.name}' has no offset", item.name.span, "reg NAME @OFFSET ..."
-                    )
-                self.unit.registers.build(reg, scope)
-                placed.append(Placed(reg, (), item.offset, reg.name))
+                self.unit.attempt(partial(self._build, reg, item, placed, scope))
             else:
-                placed += self._placed(item, scope)
-        self._check_overlap(tree, placed)
+                self.unit.attempt(partial(self._add, item, placed, scope))
+        self.unit.attempt(partial(self._check_overlap, tree, placed))
         self.windows.append((tree, placed, self._base(tree, scope)))
+
+    def _build(self, reg: RegDef, tree: t.Reg, placed: list[Placed], scope: Scope) -> None:
+        """A register that is declared in the window."""
+        if tree.offset is None:
+            raise Reject(
+                "E402", f"register '{reg.name}' has no offset", tree.name.span, "reg NAME @OFFSET ..."
+            )
+        placed.append(Placed(reg, (), tree.offset, reg.name, span=tree.name.span))
+        self.unit.registers.build(reg, scope)
+
+    def _add(self, tree: t.Place, placed: list[Placed], scope: Scope) -> None:
+        placed += self._placed(tree, scope)
 
     def _placed(self, tree: t.Place, scope: Scope) -> list[Placed]:
         """A block's register at an offset; over an array, the offset is an equation of its index."""
@@ -119,7 +133,7 @@ class Windows:
             raise Reject("E103", "a block's register is needed here", reference.span)
         offset = self.unit.expr.constant(tree.offset, ctx)
         where = self._where(tree, ctx, spell(reference), ())
-        return [Placed(found.entity, found.place, offset, spell(reference), where)]
+        return [Placed(found.entity, found.place, offset, spell(reference), where, tree.span)]
 
     def _where(
         self, tree: t.Place, ctx: Context, name: str, parameters: tuple[tuple[str, ir.Range], ...]
@@ -147,43 +161,74 @@ class Windows:
                 raise Reject("E103", "a block's register is needed here", reference.span)
             offset = self.unit.expr.constant(tree.offset, inner)
             name = f"{array.name}[{i}].{reference.name.text}"
-            result.append(Placed(found.entity, (ir.Const(i),), offset, name, where))
+            result.append(Placed(found.entity, (ir.Const(i),), offset, name, where, tree.span))
         return result
 
     @staticmethod
     def _check_overlap(tree: t.Window, placed: list[Placed]) -> None:
         taken: dict[int, Placed] = {}
         for register in placed:
-            for byte in range(register.offset, register.offset + register.reg.width):
-                if byte in taken:
+            if register.offset < 0 or register.end > tree.size:
+                raise Reject(
+                    "E402",
+                    f"'{register.name}' at {register.offset:#x} is not in the window's {tree.size} bytes",
+                    register.span,
+                    f"place it at 0 to {tree.size - register.reg.width:#x}, or make the window larger",
+                )
+            for byte in range(register.offset, register.end):
+                other = taken.setdefault(byte, register)
+                if other is not register:
                     raise Reject(
                         "E401",
-                        f"'{register.name}' overlaps '{taken[byte].name}' at offset {byte:#x}",
-                        register.reg.span,
+                        f"'{register.name}' overlaps '{other.name}' at offset {byte:#x}",
+                        register.span,
+                        f"'{other.name}' has {number_of(other.reg.width, 'byte')} from {other.offset:#x}",
                     )
-                if byte >= tree.size:
-                    raise Reject("E402", f"'{register.name}' reaches beyond the window's {tree.size} bytes",
-                                 register.reg.span, "make the window larger: size ...")  # fmt: skip
-                taken[byte] = register
 
     def _base(self, tree: t.Window, scope: Scope) -> int | str:
-        limit = ADDRESSES["port" if tree.space == "io" else "address"].hi
+        kind = "port" if tree.space == "io" else "address"
         if isinstance(tree.base, t.Name):
             found = scope.find(tree.base.name, tree.base.span)
             if isinstance(found, ParamDef) and found.slot is None:
+                if found.type.range != ADDRESSES[kind]:
+                    raise Reject(
+                        "E103",
+                        f"a window of '{tree.space}' is placed by a parameter of type '{kind}'",
+                        tree.base.span,
+                        f"{found.name}: {kind}",
+                    )
                 return found.name
-        base = self.unit.expr.constant(tree.base, Context(scope, ()))
-        if base + tree.size - 1 > limit:
-            raise Reject("E402", f"the window reaches beyond {limit:#x}", tree.base.span)
-        return base
+        base = self.unit.expr.value(tree.base, Context(scope, ())).expr
+        if not isinstance(base, ir.Const):
+            raise Reject("E103", "a window is placed at a constant, or by a parameter", tree.base.span,
+                         f"declare it: device NAME(base: {kind} = ...)")  # fmt: skip
+        if not 0 <= base.value <= ADDRESSES[kind].hi + 1 - tree.size:
+            raise Reject("E402", f"the window reaches beyond {ADDRESSES[kind].hi:#x}", tree.base.span,
+                         f"'{tree.space}' ends there")  # fmt: skip
+        self._check_apart(tree, base.value)
+        return base.value
+
+    def _check_apart(self, tree: t.Window, base: int) -> None:
+        """Two windows of one space at constant addresses do not overlap (E401)."""
+        for other, _, where in self.windows:
+            if not isinstance(where, int) or other.space != tree.space:
+                continue
+            if where < base + tree.size and base < where + other.size:
+                raise Reject(
+                    "E401",
+                    "the window overlaps another",
+                    tree.base.span,
+                    f"that of line {other.span.line} is at {where:#x}, size {other.size}",
+                )
 
     def claims(self) -> list[Claim]:
         result: list[Claim] = []
         names: set[str] = set()
         for tree, placed, base in self.windows:
             name = tree.name.text if tree.name else tree.space
-            if name in names or name in self.unit.functions:
-                raise Reject("E102", f"a second window '{name}'", tree.span, "name it: io NAME at ...")
+            if name in names:
+                at = tree.name.span if tree.name else tree.base.span
+                raise Reject("E102", f"a second window '{name}'", at, f"name it: {tree.space} NAME at ...")
             names.add(name)
             result.append(Claim(name, tree, Layout(placed, tree.size), base))
         return result

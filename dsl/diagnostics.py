@@ -7,6 +7,7 @@ each (docs/errors.md).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -122,7 +123,7 @@ class Diagnostic:
         ]
         text = source.line(self.span.line)
         if text.strip():
-            end = self.span.end_column if self.span.end_line == self.span.line else len(text) + 1
+            end = self.span.end_column if self.span.end_line == self.span.line else _code_end(text)
             start = min(self.span.column, len(text) + 1)
             # a 10,000-column line must not flood the terminal
             left = max(0, start - 60)
@@ -132,6 +133,12 @@ class Diagnostic:
         if self.help:
             out.append(f"{pad} = help: {self.help}")
         return "\n".join(out)
+
+
+def _code_end(line: str) -> int:
+    """The column behind a line's text, without its comment."""
+    code = re.sub(r'"[^"]*"', lambda quoted: "x" * len(quoted[0]), line).split("#")[0]
+    return len(code.rstrip()) + 1
 
 
 class DeviceFileError(Exception):
