@@ -46,12 +46,17 @@ def _common(
     del version
 
 
-@app.command(epilog="Example: devc check mydevice.dev")
-def check(files: Files) -> None:
+@app.command(epilog="Examples: devc check mydevice.dev    devc check --lock mydevice.dev")
+def check(
+    files: Files,
+    lock: Annotated[
+        bool, typer.Option("--lock", help="Record the saved state's layout in NAME.lock beside NAME.dev.")
+    ] = False,
+) -> None:
     """Check device files: errors and warnings, each with its place and how to mend it."""
     from .check import check as command
 
-    raise typer.Exit(command(files))
+    raise typer.Exit(command(files, lock))
 
 
 @app.command(

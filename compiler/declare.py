@@ -65,7 +65,7 @@ class Declarations:
             t.Proc: self._proc,
             t.Instance: self.unit.blocks.declare,
             t.Window: self.unit.windows.declare,
-            t.Checkpoint: self._checkpoint,
+            t.Checkpoint: self.unit.checkpoints.declare,
             t.Python: self.unit.pythons.declare,
         }
         self.finish: dict[type, Callable[[Any, Scope], None]] = {
@@ -80,6 +80,7 @@ class Declarations:
             t.Instance: self.unit.blocks.finish,
             t.Window: self.unit.windows.finish,
             t.Python: self.unit.pythons.finish,
+            t.Checkpoint: self.unit.checkpoints.finish,
         }
 
     # --- the file ----------------------------------------------------------------
@@ -223,11 +224,6 @@ class Declarations:
         )
         scope.define(ParamDef(name, tree.name.span, kind, slot))
         self.unit.params.append(ir.Param(name, kind.range, default, slot, tree.doc))
-
-    def _checkpoint(self, tree: t.Checkpoint, scope: Scope) -> None:
-        if not 1 <= tree.version < 2**32:
-            raise Reject("E201", "a checkpoint's version is 1 or more", tree.span)
-        self.unit.version = tree.version
 
     # --- stored things -------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from .analysis import Analysis
 from .banks import Banks
 from .blocks import Blocks
 from .branches import Branches
+from .checkpoint import Checkpoints
 from .declare import Declarations
 from .decode import DECODERS
 from .events import Events
@@ -103,7 +104,6 @@ class Unit:
         self.slots: dict[str, SlotSpec] = {}
         self.waves: dict[str, WaveDef] = {}
         self.params: list[ir.Param] = []
-        self.version = 1
         self.files = Scope(diagnostics)
         self.scope = Scope(diagnostics, self.files)
         self.expr = Expressions(self)
@@ -119,6 +119,7 @@ class Unit:
         self.windows = Windows(self)
         self.blocks = Blocks(self)
         self.pythons = PythonParts(self)
+        self.checkpoints = Checkpoints(self)
         self.declarations = Declarations(self)
         self.analysis = Analysis(self.functions)
         self.touching = Touching(self.functions, self.analysis, frozenset())
@@ -155,11 +156,13 @@ class Unit:
             for decoder in DECODERS:
                 decoder(self, claim.name, claim.tree, claim.layout).build()
         slots, size = lay_out(self.slots.values(), self.lines.count)
+        upgrades = self.checkpoints.build()
         return ir.Module(
-            device.name.text, device.doc, self.version, tuple(self.params), slots, size,
+            device.name.text, device.doc, self.checkpoints.version, tuple(self.params), slots, size,
             tuple(claim.region(self) for claim in claims),
             self.lines.described(),
-            tuple(self.pythons.parts), reachable(self.functions),
+            tuple(self.pythons.parts),
+            reachable(self.functions, *(upgrade.function for upgrade in upgrades)), upgrades,
         )  # fmt: skip
 
     # --- what the parts of the elaboration share -----------------------------------

@@ -166,7 +166,7 @@ PYTHON = _record(
 )
 MODULE = _record(
     Module,
-    {"functions": ()},
+    {"functions": (), "upgrades": ()},
     name=TEXT,
     doc=TEXT,
     version=INTEGER,

@@ -425,6 +425,31 @@ class Python:
 
 
 @dataclass(frozen=True, slots=True)
+class Former:
+    """A slot's element of an older checkpoint's image, by the name that it had there.
+
+    `default`: what it is taken to be in images yet older that have no such
+    slot; None if there are none.
+    """
+
+    slot: str
+    index: tuple[int, ...]
+    type: Range
+    default: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What makes the state of checkpoint `version` one of the next: a function
+    over the present layout, whose arguments are `formers`. Only Python calls it,
+    between unpacking an older image and packing it anew (compiler/upgrade.py)."""
+
+    version: int
+    function: str
+    formers: tuple[Former, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     """A compiled device type. Exported functions, by name:
 
@@ -449,6 +474,7 @@ class Module:
     lines: tuple[Line, ...]
     pythons: tuple[Python, ...]
     functions: tuple[Function, ...] = field(repr=False)
+    upgrades: tuple[Upgrade, ...] = ()
 
     def slot(self, name: str) -> Slot:
         return next(s for s in self.slots if s.name == name)

@@ -41,7 +41,12 @@ def build(module: ir.Module, preserve_most: bool = False, quick: bool = False) -
     """
     unit = _Unit(module, preserve_most)
     parts = [f'source_filename = "{module.name}"']
-    bodies = {function.name: _Translator(unit, function).text() for function in module.functions}
+    elsewhere = {upgrade.function for upgrade in module.upgrades}  # only the reference engine runs them
+    bodies = {
+        function.name: _Translator(unit, function).text()
+        for function in module.functions
+        if function.name not in elsewhere
+    }
     parts += unit.with_calls_marked(bodies) if quick else [CALLEE.sub("", body) for body in bodies.values()]
     if unit.settles_rarely:
         parts.append(unit.rare_settle())

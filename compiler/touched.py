@@ -83,9 +83,9 @@ def calls(statement: ir.Stmt) -> Iterator[str]:
         yield from (node.function for node in nodes(expr) if isinstance(node, ir.Call))
 
 
-def reachable(functions: dict[str, ir.Function]) -> tuple[ir.Function, ...]:
-    """The exported functions and all that they call, in order."""
-    found = {name for name, function in functions.items() if function.exported}
+def reachable(functions: dict[str, ir.Function], *roots: str) -> tuple[ir.Function, ...]:
+    """The exported functions, the roots and all that they call, in order."""
+    found = {name for name, function in functions.items() if function.exported} | set(roots)
     for name in reversed(functions):  # a callee stands before its callers
         if name in found:
             found.update(f for statement in walk(functions[name].body) for f in calls(statement))

@@ -349,7 +349,14 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
         return t.Pin(span_of(m), ident(c[0]), text(c[1]))
 
     def checkpoint(self, m: Meta, c: list[Any]) -> t.Checkpoint:
-        return t.Checkpoint(span_of(m), number(c[0]))
+        return t.Checkpoint(span_of(m), number(c[0]), some(c, t.Upgrade))
+
+    def upgrade(self, m: Meta, c: list[Any]) -> t.Upgrade:
+        return t.Upgrade(span_of(m), number(c[0]), some(c[1:-1], t.Former), c[-1])
+
+    def former(self, m: Meta, c: list[Any]) -> t.Former:
+        slot, name, kind, default = c
+        return t.Former(span_of(m), slot, ident(name) if name else None, kind, default)
 
     def let(self, m: Meta, c: list[Any]) -> t.Let:
         return t.Let(span_of(m), ident(c[0]), c[1], c[2])

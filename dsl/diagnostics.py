@@ -38,7 +38,12 @@ CODES = {
     "E502": "a line needs exactly one driver",
     "E503": "events depend on each other's order",
     "E601": "a Python part is not declared fully",
+    "E701": "the saved state's layout changed, but not the checkpoint",
+    "E702": "the lock file does not record the checkpoint",
+    "E703": "an upgrade takes what older images do not hold",
+    "E704": "the lock file cannot be used",
     "W101": "a name is never used",
+    "W701": "an older image's value may not fit",
 }
 
 MOST = 20

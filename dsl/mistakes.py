@@ -51,7 +51,7 @@ GROUPS = (
 HINTS = (
     # (what the line, without its comment, looks like; help)
     (r"^\s*(register|field)\b", "a register is written 'reg NAME @OFFSET TYPE: ...'"),
-    (r"^\s*(while|def|class|import|from|try|with|var|const|int|uint\w+|struct|void)\b",
+    (r"^\s*(while|def|class|import|from\b.*\bimport|try|with|var|const|int|uint\w+|struct|void)\b",
      "there are no loops, functions or declarations of other languages; see docs/language.md"),
     (r"^\s*for\b(?!.*\bin\b)", "'for NAME in ARRAY:' unrolls over a declared array of blocks"),
     (r"&&|\|\|", "write 'and', 'or'"),

@@ -542,8 +542,28 @@ class Python(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Former(Node):
+    """A stored value of an older checkpoint that an upgrade takes, and its name there."""
+
+    slot: Expr
+    name: Ident | None
+    type: Type
+    default: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade(Node):
+    """What makes an image of checkpoint `version` one of the next."""
+
+    version: int
+    formers: tuple[Former, ...]
+    body: Suite
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint(Node):
     version: int
+    upgrades: tuple[Upgrade, ...]
 
 
 MemberDecl = Union[

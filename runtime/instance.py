@@ -23,6 +23,7 @@ from ..compiler.show import show_range
 
 if TYPE_CHECKING:
     from ..compiler.jit import NativeCode
+    from ..compiler.upgrade import Upgrader
 
 __all__ = [
     "ImageError",
@@ -71,6 +72,8 @@ class Instance(ABC):
     """
 
     address: int
+    upgrader: Upgrader | None = None
+    """What turns images of older checkpoints into present ones; None refuses them."""
 
     def __init__(self, module: Module, memory: memoryview, params: Mapping[str, int]) -> None:
         """`memory`: the state struct's bytes. `params`: as `parameters` gives them."""
@@ -130,6 +133,13 @@ class Instance(ABC):
 
         ImageError, and nothing changed, if it is refused; one from after `now` is.
         """
+
+    def _current(self, image: bytes) -> bytes:
+        """The image in the present layout. ImageError if an older one cannot be brought there."""
+        if self.upgrader is None:
+            return image
+        stored = {p.slot: self.params[p.name] for p in self.module.params if p.slot is not None}
+        return self.upgrader.current(image, self.module, stored)
 
     # --- the state ---
 
@@ -279,7 +289,7 @@ class ReferenceInstance(Instance):
         return pack(self.module, self._bytes, now & _U64)
 
     def restore(self, now: int, image: bytes) -> None:
-        self.resume(unpack(self.module, self._bytes, image, now & _U64))
+        self.resume(unpack(self.module, self._bytes, self._current(image), now & _U64))
         self.settle(now)
 
     def _check(self) -> None:
@@ -370,7 +380,8 @@ class NativeInstance(Instance):
         return image.raw
 
     def restore(self, now: int, image: bytes) -> None:
-        code = self._functions["restore"](self._state, now, bytes(image), len(image))
+        image = self._current(bytes(image))
+        code = self._functions["restore"](self._state, now, image, len(image))
         if code:
             why = check(self.module, self._memory, image, now & _U64)
             raise ImageError(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..compiler import ir
+from ..compiler.upgrade import Upgrader
 from . import snapshot
 from .clock import LAST_INSTANT, Clock, SteppedClock
 from .device import Device, DeviceType, HostTarget
@@ -50,10 +51,14 @@ class MachineError(ValueError):
 
 
 def instantiate(type: DeviceType, engine: Engine, now: int, params: Mapping[str, int]) -> Instance:
-    """An instance of a device type on an engine, reset at `now`."""
+    """An instance of a device type on an engine, reset at `now`, that takes older images too."""
+    made: Instance
     if engine == "native":
-        return NativeInstance(type.native(), type.module, now, **params)
-    return ReferenceInstance(type.reference_module(), now, **params)
+        made = NativeInstance(type.native(), type.module, now, **params)
+    else:
+        made = ReferenceInstance(type.reference_module(), now, **params)
+    made.upgrader = Upgrader(type.reference_module, type.path)
+    return made
 
 
 class Machine:
