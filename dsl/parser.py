@@ -8,14 +8,13 @@ mistakes.py.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import ClassVar
 
 from lark import Lark, UnexpectedInput
 from lark.exceptions import VisitError
 from lark.indenter import DedentError, Indenter
 
-from . import mistakes
+from . import mistakes, tables
 from .build import Builder
 from .diagnostics import LONGEST, MOST, DeviceFileError, Diagnostic, Reject, Source, Span
 from .tree import File
@@ -42,13 +41,7 @@ class Blocks(Indenter):
 
 @cache
 def grammar() -> Lark:
-    return Lark(
-        Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8"),
-        parser="lalr",
-        postlex=Blocks(),
-        propagate_positions=True,
-        maybe_placeholders=True,
-    )
+    return tables.load(Blocks())
 
 
 def parse(source: Source) -> File:
