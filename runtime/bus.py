@@ -55,13 +55,13 @@ counted with the last of them."""
 
 
 class ClockBlock(ctypes.Structure):
-    """Virtual time: `base` itself when fixed; when running, CLOCK_MONOTONIC
-    (asked from the function at `gettime`, libc's clock_gettime) plus `base`,
-    modulo 2**64. All in ns."""
+    """Virtual time: `base` itself when fixed; when running, the host's monotonic
+    clock (number `source`, asked from the function at `gettime`, libc's
+    clock_gettime) plus `base`, modulo 2**64. All in ns."""
 
     _fields_ = [
         ("mode", c_uint32),
-        ("pad", c_uint32),
+        ("source", c_uint32),
         ("base", c_uint64),
         ("gettime", c_uint64),
     ]

@@ -366,7 +366,9 @@ fixed:
 ask:
   %gettime.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.gettime
   %gettime = load ptr, ptr %gettime.p
-  %status = call i32 %gettime(i32 1, ptr %time) ; CLOCK_MONOTONIC
+  %source.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.source
+  %source = load i32, ptr %source.p
+  %status = call i32 %gettime(i32 %source, ptr %time)
   %seconds = load i64, ptr %time
   %nanos.p = getelementptr { i64, i64 }, ptr %time, i32 0, i32 1
   %nanos = load i64, ptr %nanos.p

@@ -11,12 +11,15 @@ Non-goals: device instances, wiring and time's policy (the machine's work).
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from ..compiler.jit import NativeCode
 from .bus import (
@@ -126,7 +129,7 @@ class Dispatcher:
         self.bus = Bus()
         self.bus.moved = 1
         self.address = ctypes.addressof(self.bus)
-        self.bus.clock.gettime = _clock_gettime()
+        self.bus.clock.source, self.bus.clock.gettime = _monotonic()
         self._ports = PortIndex()
         self.bus.ports = ctypes.addressof(self._ports)
         self._regions: dict[int, _Region] = {}
@@ -404,7 +407,25 @@ class Dispatcher:
         return larger
 
 
-def _clock_gettime() -> int:
-    """Where libc's clock_gettime is; it goes through the vDSO."""
-    function = ctypes.CDLL(None).clock_gettime
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
+_GetTime = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64))
+
+
+def _ask_python(source: int, timespec: ctypes._Pointer[ctypes.c_int64]) -> int:
+    timespec[0], timespec[1] = divmod(time.monotonic_ns(), 1_000_000_000)
+    return 0
+
+
+_python_gettime = _GetTime(_ask_python)
+
+
+def _monotonic() -> tuple[int, int]:
+    """The clock behind `time.monotonic_ns`: its number and the function to ask.
+
+    libc's clock_gettime goes through the vDSO; where there is none, Python is asked.
+    """
+    name = "CLOCK_UPTIME_RAW" if sys.platform == "darwin" else "CLOCK_MONOTONIC"
+    source = int(getattr(time, name, 0))
+    function: object = _python_gettime
+    if os.name == "posix":
+        function = ctypes.CDLL(None).clock_gettime
+    return source, ctypes.cast(cast(Any, function), ctypes.c_void_p).value or 0

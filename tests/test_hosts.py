@@ -11,7 +11,7 @@ import pytest
 from devc.runtime.assemble import assemble
 from devc.runtime.bus import U64_MAX, Access
 from devc.runtime.dispatch import CLOCK_FIXED, CLOCK_RUNNING
-from devc.runtime.hosts import Host, HostError, Reason, hosts, pick
+from devc.runtime.hosts import GRACE, Host, HostError, Reason, hosts, pick
 
 from .stub_device import DELAY, LEAVE, STUB_MMIO, STUB_PORT, Board
 
@@ -324,6 +324,37 @@ def test_a_period_of_a_nanosecond_does_not_keep_the_guest_from_running(start: St
     assert int.from_bytes(bytes_at(host, RESULTS, 2), "little") >= 1
 
 
+def test_deadlines_come_no_closer_than_the_guests_grace(start: Start, board: Board) -> None:
+    host = start("1: jmp 1b")
+    state = board.io.state
+    state.registers[7], state.period, state.deadline = 1, 1, 0
+    board.dispatcher.deadlines_moved()
+    before = now(host)
+    assert host.run(until=before + 20 * MS).reason is Reason.TIME
+    assert 2 <= state.settles <= (now(host) - before) // GRACE + 3
+
+
+def test_a_deadline_that_came_before_an_access_is_settled_before_it(start: Start, board: Board) -> None:
+    clock = board.dispatcher.clock
+    clock.mode, clock.base = CLOCK_FIXED, 1000
+    board.mmio.state.deadline = 1500
+    host = start("1: in $0x40, %al\n jmp 1b")
+    attend = board.dispatcher.attend
+
+    def stop(access: Access) -> None:
+        attend(access)
+        host.stop()
+
+    board.dispatcher.attend = stop
+    # No timer tells of this clock: only the look at it that each access takes.
+    timers = [threading.Timer(0.02, setattr, (clock, "base", 2000)), threading.Timer(2, host.stop)]
+    for timer in timers:
+        timer.start()
+    assert host.run().reason is Reason.STOPPED
+    timers[1].cancel()
+    assert board.events == [("line", board.mmio.device, 2000)]
+
+
 def test_an_interrupt_waits_until_the_guest_accepts_it(start: Start, board: Board) -> None:
     host = start(
         f"""{HANDLER}
@@ -431,7 +462,9 @@ def test_a_guest_with_nothing_to_wait_for_is_halted(start: Start, board: Board) 
 
 def test_a_guest_that_halts_with_interrupts_off_says_so(start: Start, board: Board) -> None:
     board.io.state.deadline = U64_MAX - 1
-    outcome = start("cli\n hlt").run()
+    host = start(f"cli\n hlt\n {EXIT}")
+    host.inject(VECTOR)
+    outcome = host.run()
     assert (outcome.reason, outcome.detail) == (Reason.HALTED, "with interrupts off")
 
 
@@ -458,6 +491,16 @@ def test_run_returns_at_the_instant_it_was_given(start: Start) -> None:
     assert outcome.reason is Reason.TIME
     assert until <= outcome.now < until + 500 * MS
     assert host.run(until=until).reason is Reason.TIME
+
+
+def test_registers_are_exact_when_time_is_up_during_an_access(start: Start, board: Board) -> None:
+    clock = board.dispatcher.clock
+    clock.mode, clock.base = CLOCK_FIXED, 0
+    board.served = lambda access: setattr(clock, "base", 1000)
+    host = start("in $0xe0, %al\n 1: jmp 1b")
+    outcome = host.run(until=1000)
+    assert (outcome.reason, outcome.now) == (Reason.TIME, 1000)
+    assert host.registers.rax == board.answer
 
 
 def test_a_halted_guest_is_waited_for_only_until_the_given_instant(start: Start) -> None:
@@ -565,9 +608,18 @@ def test_what_attend_raises_comes_out_of_run_with_the_access_complete(start: Sta
         raise ZeroDivisionError("handler at port 0xe0")
 
     board.served = broken
-    host = start(f"in $0xe0, %al\n mov %al, {RESULTS}\n in $0xe0, %al\n mov %al, {RESULTS + 1}\n {EXIT}")
+    host = start(
+        f"""
+        in $0xe0, %al
+        jmp 1f
+    1:  mov %al, {RESULTS}
+        in $0xe0, %al
+        mov %al, {RESULTS + 1}
+        {EXIT}"""
+    )
     with pytest.raises(ZeroDivisionError, match="port 0xe0"):
         host.run()
+    assert host.registers.rax == 0xFF
     run_to_exit(host)
     assert bytes_at(host, RESULTS, 2).hex() == "ffa5"
 
@@ -635,6 +687,36 @@ def test_registers_are_what_they_were_set_to(start: Start) -> None:
     values.rflags = 0x202
     host.registers = values
     assert host.registers == values
+
+
+def test_devices_in_the_guests_memory_are_refused(host_class: type[Host], board: Board) -> None:
+    with pytest.raises(HostError, match=r"stub at 0xd0000 .* lies in the guest's 0xe0000 bytes"):
+        host_class(board.dispatcher, memory=0xE0000)
+
+
+def test_a_closed_host_says_so(start: Start) -> None:
+    host = start("hlt")
+    view = host.memory[:4]
+    host.close()
+    assert bytes(view) == b"\0\0\0\0"
+    for use in (host.run, lambda: host.registers, lambda: host.boot(CODE)):
+        with pytest.raises(HostError, match="is closed"):
+            use()
+
+
+def test_a_guest_cannot_be_run_or_closed_from_within_its_run(start: Start, board: Board) -> None:
+    problems: list[str] = []
+
+    def nested(access: Access) -> None:
+        for use in (board.host.run, board.host.close):
+            with pytest.raises(HostError) as raised:
+                use()
+            problems.append(str(raised.value))
+
+    board.served = nested
+    run_to_exit(start(f"in $0xe0, %al\n {EXIT}"))
+    assert problems[0].startswith("the guest is running already")
+    assert problems[1].startswith("the guest is running; stop it")
 
 
 def test_closing_twice_does_no_harm(host_class: type[Host], board: Board) -> None:

@@ -210,6 +210,23 @@ def test_a_signal_that_the_caller_blocked_does_not_end_run() -> None:
 
 
 @needs_kvm
+def test_a_signal_blocked_between_two_runs_does_not_keep_the_guest_from_running() -> None:
+    board = Board()
+    reads = board.dispatcher.stats(board.io.handle)[0]
+    with booted(board, "1: in $0x40, %al\n jmp 1b") as host:
+        host.run(until=host.dispatcher.now() + 1_000_000)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        try:
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+            before = reads.light_reads
+            host.run(until=host.dispatcher.now() + 20_000_000)
+            assert reads.light_reads > before + 50
+        finally:
+            assert signal.sigtimedwait([signal.SIGUSR1], 1) is not None
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+
+
+@needs_kvm
 def test_a_stop_before_run_is_not_forgotten() -> None:
     with booted(Board(), "1: jmp 1b") as host:
         host.stop()

@@ -113,6 +113,26 @@ def test_an_interrupt_saves_what_iret_restores() -> None:
 
 
 @needs_unicorn
+def test_an_access_is_completed_even_if_python_is_gone_when_it_is_asked() -> None:
+    board = Board()
+    with booted(board, "mov $0xe3, %dx\n in %dx, %ax\n hlt") as host:
+        listen = host._listen
+
+        def deaf() -> None:
+            listen()
+            host._ears = unicorn._PYTHON(lambda what: None)
+            host._state.python = unicorn._address(host._ears)
+
+        host._listen = deaf
+        assert host.run().reason is Reason.HALTED
+        assert host.registers.rax == 0xFFFF
+        host._listen = listen
+        host.boot(CODE)
+        assert host.run().reason is Reason.HALTED
+        assert host.registers.rax == 0xFF00 | board.answer + 3
+
+
+@needs_unicorn
 def test_every_exception_before_the_guest_stops_is_told() -> None:
     board = Board()
 

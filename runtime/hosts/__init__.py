@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .host import DEFAULT_MEMORY, Exit, Host, HostError, Reason, Registers
+from .host import DEFAULT_MEMORY, GRACE, Exit, Host, HostError, Reason, Registers
 
-__all__ = ["DEFAULT_MEMORY", "Exit", "Host", "HostError", "Reason", "Registers", "hosts", "pick"]
+__all__ = ["DEFAULT_MEMORY", "GRACE", "Exit", "Host", "HostError", "Reason", "Registers", "hosts", "pick"]
 
 
 def hosts() -> dict[str, str | None]:

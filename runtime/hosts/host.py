@@ -8,6 +8,7 @@ Non-goals: devices and wiring (runtime/machine.py); guests in protected mode.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 from abc import ABC, abstractmethod
@@ -25,6 +26,8 @@ PAGE = 4096
 DEFAULT_MEMORY = 0xA0000
 """Bytes of RAM: a PC's conventional memory; above it, devices can claim addresses."""
 
+MAX_MEMORY = 3 << 30
+"""Above, below 4 GiB, is a PC's place for devices (and KVM's own pages)."""
 GRACE = 50_000
 """ns that the guest gets at least between two deadlines, so that a timer with a
 period of a few ns cannot keep it from running at all."""
@@ -139,13 +142,20 @@ class Host(ABC):
     name: str
 
     def __init__(self, dispatcher: Dispatcher, memory: int = DEFAULT_MEMORY) -> None:
-        if memory < PAGE or memory % PAGE:
-            raise HostError(f"the memory's size must be a multiple of {PAGE} bytes, not {memory:#x}")
+        if not PAGE <= memory <= MAX_MEMORY or memory % PAGE:
+            raise HostError(
+                f"the memory's size must be a multiple of {PAGE} bytes, up to {MAX_MEMORY >> 30} GiB, "
+                f"not {memory:#x}"
+            )
         self.dispatcher = dispatcher
         self._ram = mmap.mmap(-1, memory, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.memory = memoryview(self._ram)
         self._size = memory
         self._closed = False
+        self._running = False
+        for name, base, _ in dispatcher.windows():
+            if base < memory:
+                raise HostError(f"{name} lies in the guest's {memory:#x} bytes of memory; move one of them")
 
     def load(self, image: bytes, address: int) -> None:
         """Copy bytes into the guest's memory."""
@@ -172,13 +182,23 @@ class Host(ABC):
     @abstractmethod
     def registers(self, values: Registers) -> None: ...
 
-    @abstractmethod
     def run(self, until: int = NEVER) -> Exit:
         """Run the guest until something ends it, at the latest at virtual instant `until`.
 
         Raises what `attend` raises, and KeyboardInterrupt on Ctrl-C: the guest is
         then between two instructions and `run` may be called again.
         """
+        self._require_open()
+        if self._running:
+            raise HostError("the guest is running already; let that `run` return first")
+        self._running = True
+        try:
+            return self._run(until)
+        finally:
+            self._running = False
+
+    @abstractmethod
+    def _run(self, until: int) -> Exit: ...
 
     @abstractmethod
     def inject(self, vector: int) -> bool:
@@ -196,10 +216,18 @@ class Host(ABC):
         """Give everything back. The host cannot be used afterwards; closing again does nothing."""
         if self._closed:
             return
+        if self._running:
+            raise HostError("the guest is running; stop it before the host is closed")
         self._closed = True
         self._release()
-        self.memory.release()
-        self._ram.close()
+        # Where the caller still holds a view of the memory, it goes with that.
+        with contextlib.suppress(BufferError):
+            self.memory.release()
+            self._ram.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise HostError("the host is closed; make another")
 
     @abstractmethod
     def _release(self) -> None:

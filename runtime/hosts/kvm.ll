@@ -324,6 +324,7 @@ entry:
   %mode.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock, i32 $ClockBlock.mode
   %access.now.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.now
   %access.done.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.done
+  %left.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.left
   %immediate.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.immediate_exit
   %reason.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.exit_reason
   %if_flag.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.if_flag
@@ -379,7 +380,19 @@ begin_settle:
 settle:
   %outcome = call i32 @devc_settle(ptr %bus, ptr %vcpu)
   %unsettled = icmp uge i32 %outcome, $ATTENTION
-  br i1 %unsettled, label %leave_attend, label %all_settled
+  br i1 %unsettled, label %leave_attend, label %which_phase
+
+; Deadlines that came before an access are dealt with first: devices are wired.
+which_phase:
+  %left = load i32, ptr %left.p
+  %access_waits = icmp ne i32 %left, 0
+  br i1 %access_waits, label %then_access, label %all_settled
+
+then_access:
+  store i32 0, ptr %access.done.p
+  store i32 $PHASE_ACCESS, ptr %phase.p
+  store i32 1, ptr %moved.p
+  br label %access
 
 all_settled:
   store i32 $PHASE_RUN, ptr %phase.p
@@ -454,7 +467,7 @@ io:
   %data_offset = load i64, ptr %data_offset.p
   %io.data = getelementptr i8, ptr %run, i64 %data_offset
   call void @begin(ptr %vcpu, i32 $IO, i64 %io.address, i32 %io.width, i32 %io.write, ptr %io.data, i32 %count)
-  br label %access
+  br label %arrived
 
 mmio:
   %physical.p = getelementptr %RunMmio, ptr %run, i32 0, i32 $RunMmio.phys_addr
@@ -466,7 +479,17 @@ mmio:
   %mmio.write = zext i8 %is_write to i32
   %mmio.data = getelementptr %RunMmio, ptr %run, i32 0, i32 $RunMmio.data
   call void @begin(ptr %vcpu, i32 $MMIO, i64 %physical, i32 %length, i32 %mmio.write, ptr %mmio.data, i32 1)
-  br label %access
+  br label %arrived
+
+arrived:
+  %deadline = load i64, ptr %deadline.p
+  %arrival = load i64, ptr %access.now.p
+  %overtaken = icmp ule i64 %deadline, %arrival
+  br i1 %overtaken, label %settle_first, label %access
+
+settle_first:
+  store i32 $PHASE_SETTLE, ptr %phase.p
+  br label %settle
 
 access:
   %complete = call i1 @go_on(ptr %vcpu, ptr %bus)

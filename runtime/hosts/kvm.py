@@ -121,7 +121,6 @@ class KvmHost(Host):
         self._timer: int | None = None
         self._thread = 0
         self._unblock: int | None = None
-        self._running = False
         try:
             self._create()
         except BaseException:
@@ -165,17 +164,14 @@ class KvmHost(Host):
 
     # --- running ---
 
-    def run(self, until: int = NEVER) -> Exit:
+    def _run(self, until: int) -> Exit:
         self._here()
         self._vcpu.until = until
-        self._running = True
         try:
             leave = self._until_left()
         except BaseException as error:
             self._complete(error)
             raise
-        finally:
-            self._running = False
         return self._exit(leave)
 
     def _until_left(self) -> int:
@@ -272,6 +268,7 @@ class KvmHost(Host):
 
     @property
     def registers(self) -> Registers:
+        self._require_open()
         regs, sregs = abi.Regs(), abi.Sregs()
         _ioctl(self._fd, abi.GET_REGS, regs)
         _ioctl(self._fd, abi.GET_SREGS, sregs)
@@ -280,6 +277,7 @@ class KvmHost(Host):
 
     @registers.setter
     def registers(self, values: Registers) -> None:
+        self._require_open()
         sregs = abi.Sregs()
         _ioctl(self._fd, abi.GET_SREGS, sregs)
         for name in abi.SEGMENT_ORDER:

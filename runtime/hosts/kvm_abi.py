@@ -217,8 +217,8 @@ class Phase(IntEnum):
 class Vcpu(ctypes.Structure):
     """What the native loop knows of one vCPU.
 
-    data, left   of the exit under way: where the present element's bytes are,
-                 and how many elements (of a string instruction) remain
+    data, left   of the exit under way: where the present element's bytes are, and
+                 how many elements (of a string instruction) remain; 0 without one
     until        virtual instant at which to leave with TIME
     armed        virtual instant for which the timer is armed, NEVER if it is not
     grace        ns that the guest gets at least between two deadlines, so that a

@@ -20,6 +20,62 @@ define internal void @stop_emulation(ptr %host) {
   ret void
 }
 
+; Have Python look after the access. Should it fail to (a signal handler may
+; raise anywhere), the piece is completed here: ones if read, lost if written.
+define internal void @attend_access(ptr %host) {
+  call void @call_python(ptr %host, i32 $CALL_ATTEND)
+  %outcome.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.outcome
+  %outcome = load i32, ptr %outcome.p
+  %unserved = icmp eq i32 %outcome, $HEAVY
+  br i1 %unserved, label %complete, label %done
+
+complete:
+  store i32 $SERVED, ptr %outcome.p
+  %piece.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.piece
+  %piece = load i32, ptr %piece.p
+  %done.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.done
+  %before = load i32, ptr %done.p
+  %after = add i32 %before, %piece
+  store i32 %after, ptr %done.p
+  %write.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.write
+  %write = load i32, ptr %write.p
+  %is_write = icmp ne i32 %write, 0
+  br i1 %is_write, label %done, label %float
+
+float:
+  %ones = call i64 @ones(i32 %piece)
+  %bits = shl i32 %before, 3
+  %shift = zext i32 %bits to i64
+  %lanes = shl i64 %ones, %shift
+  %value.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.value
+  %value = load i64, ptr %value.p
+  %floating = or i64 %value, %lanes
+  store i64 %floating, ptr %value.p
+  br label %done
+
+done:
+  ret void
+}
+
+; Settle every device that is due at access.now; Python attends to those that ask.
+define internal void @settle_all(ptr %host, ptr %bus) noinline {
+  %cursor.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.done
+  store i32 0, ptr %cursor.p
+  br label %settling
+
+settling:
+  %outcome = call i32 @devc_settle(ptr %bus, ptr %host)
+  %heavy = icmp uge i32 %outcome, $ATTENTION
+  br i1 %heavy, label %attend, label %done
+
+attend:
+  call void @call_python(ptr %host, i32 $CALL_ATTEND)
+  br label %settling
+
+done:
+  ret void
+}
+
 ; One access of the guest; what it reads.
 define internal i64 @guest_access(ptr %host, i32 %space, i64 %address, i32 %width, i32 %write, i64 %value) alwaysinline {
   %bus.p = getelementptr %Emulation, ptr %host, i32 0, i32 $Emulation.bus
@@ -41,6 +97,25 @@ define internal i64 @guest_access(ptr %host, i32 %space, i64 %address, i32 %widt
   store i32 0, ptr %done.p
   %claimed.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.claimed
   store i32 0, ptr %claimed.p
+  ; Deadlines that came before the access are dealt with first: devices are wired.
+  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
+  %stale = load i32, ptr %moved.p
+  %known = icmp eq i32 %stale, 0
+  br i1 %known, label %compare, label %scan
+
+scan:
+  %scanned = call i64 @devc_earliest(ptr %bus)
+  br label %compare
+
+compare:
+  %deadline.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.deadline
+  %deadline = load i64, ptr %deadline.p
+  %due = icmp ule i64 %deadline, %now
+  br i1 %due, label %settle, label %serve
+
+settle:
+  call void @settle_all(ptr %host, ptr %bus)
+  store i32 0, ptr %done.p
   br label %serve
 
 serve:
@@ -49,12 +124,11 @@ serve:
   br i1 %heavy, label %attend, label %served
 
 attend:
-  call void @call_python(ptr %host, i32 $CALL_ATTEND)
+  call void @attend_access(ptr %host)
   br label %serve
 
 served:
   ; A deadline that moved is looked at when the next block begins.
-  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
   %moved = load i32, ptr %moved.p
   %still = icmp eq i32 %moved, 0
   br i1 %still, label %answer, label %soon
@@ -205,18 +279,8 @@ settle:
   store i64 %now, ptr %settled.p
   %now.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.now
   store i64 %now, ptr %now.p
-  %cursor.p = getelementptr %Access, ptr %host, i32 0, i32 $Access.done
-  store i32 0, ptr %cursor.p
-  br label %settling
-
-settling:
-  %outcome = call i32 @devc_settle(ptr %bus, ptr %host)
-  %heavy = icmp uge i32 %outcome, $ATTENTION
-  br i1 %heavy, label %attend, label %pending
-
-attend:
-  call void @call_python(ptr %host, i32 $CALL_ATTEND)
-  br label %settling
+  call void @settle_all(ptr %host, ptr %bus)
+  br label %pending
 
 ; With an interrupt queued, every block is looked at for a guest that accepts it.
 pending:

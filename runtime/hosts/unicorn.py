@@ -123,6 +123,7 @@ def _prototyped(library: ctypes.CDLL) -> ctypes.CDLL:
         "uc_mem_map_ptr": [handle, c_uint64, c_uint64, c_uint32, c_void_p],
         "uc_mmio_map": [handle, c_uint64, c_uint64, c_void_p, c_void_p, c_void_p, c_void_p],
         "uc_ctl": [handle, c_int32],
+        "uc_hook_add": [handle, c_void_p, c_int32, c_void_p, c_void_p, c_uint64, c_uint64],
     }
     for name, arguments in prototypes.items():
         function = getattr(library, name)
@@ -170,13 +171,9 @@ class UnicornHost(Host):
         self._numbers = {name: getattr(names, f"UC_X86_REG_{name}") for name in _REGISTERS}
         native = _native(self._numbers["EFLAGS"])
         self._check(self._lib.uc_open(_ARCH_X86, _MODE_16, ctypes.byref(self._uc)), "opening Unicorn")
-        self._serving = self._served()
-        next(self._serving)
-        self._python = _PYTHON(self._serving.send)
         self._state = Emulation(
             bus=self.dispatcher.address,
             uc=self._uc.value,
-            python=_address(self._python),
             emu_stop=_address(self._lib.uc_emu_stop),
             reg_read=_address(self._lib.uc_reg_read),
             until=NEVER,
@@ -211,11 +208,11 @@ class UnicornHost(Host):
         status = self._lib.uc_hook_add(
             self._uc,
             ctypes.byref(handle),
-            c_int32(kind),
-            c_void_p(function),
-            c_void_p(user),
-            c_uint64(1),
-            c_uint64(0),
+            kind,
+            function,
+            user,
+            1,  # from 1 to 0: everywhere
+            0,
             *(c_int32(i) for i in instruction),
         )
         self._check(status, "hooking the guest's instructions")
@@ -242,10 +239,17 @@ class UnicornHost(Host):
                 while True:
                     if (yield) == _CALL_ATTEND:
                         self.dispatcher.attended(self._state.access)
-            except Exception as error:
+            except GeneratorExit:
+                return
+            except BaseException as error:
                 self._fail(error)
-            except (KeyboardInterrupt, SystemExit) as error:
-                self._fail(error)
+
+    def _listen(self) -> None:
+        """Let native code call Python."""
+        self._serving = self._served()
+        next(self._serving)
+        self._python = _PYTHON(self._serving.send)
+        self._state.python = _address(self._python)
 
     def _fail(self, error: BaseException) -> None:
         """Note the first exception for `run` to raise, and stop at the next block."""
@@ -261,9 +265,9 @@ class UnicornHost(Host):
 
     # --- running ---
 
-    def run(self, until: int = NEVER) -> Exit:
-        state = self._state
-        state.until = until
+    def _run(self, until: int) -> Exit:
+        self._state.until = until
+        self._listen()
         self._drop_code()  # it may have been changed from outside
         self._settle()
         while True:
@@ -293,6 +297,8 @@ class UnicornHost(Host):
             state.pending = len(self._queue)
         if self._failure is not None:
             return None
+        # In this order, so that a `stop` from another thread is not lost.
+        state.leave = 0
         state.leave = int(self._asked)
         state.stopped = 0
         state.budget = 0
@@ -440,10 +446,12 @@ class UnicornHost(Host):
 
     @property
     def registers(self) -> Registers:
+        self._require_open()
         return Registers(**{_REGISTERS[name]: self._read(name) for name in _REGISTERS})
 
     @registers.setter
     def registers(self, values: Registers) -> None:
+        self._require_open()
         for name, attribute in _REGISTERS.items():
             self._write(name, getattr(values, attribute))
         self._halted = False
@@ -452,7 +460,6 @@ class UnicornHost(Host):
         if self._uc:
             self._lib.uc_close(self._uc)
             self._uc = c_void_p()
-            self._serving.close()
 
 
 # Segments first: in real mode, setting CS must not disturb what comes after.
