@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..compiler import ir
-from .instance import Instance
+from .instance import Instance, ParameterError
 from .lines import OutputLine
+from .policies import Coalescer
 from .python_tier import Access, Outcome, PythonTier
 from .statistics import GAP, Direction, Statistics
 from .windows import Window
@@ -75,6 +76,9 @@ class Device:
         self.stored = dict(stored)
         self.bases = dict(bases)
         self.python: PythonTier | None = None
+        self.feeds: list[Device] = []
+        self._coalescers: list[Coalescer] = []
+        self._held_by: list[Coalescer] = []
         self._watch = 0
 
     def placements(self) -> Iterator[tuple[Window, int | str]]:
@@ -109,14 +113,22 @@ class Device:
 
     @property
     def floor(self) -> int:
-        """While a line's ticks are clamped, nobody need look before this instant; else 0."""
-        return max((line.coalescer.floor for line in self.lines if line.coalescer), default=0)
+        """While ticks of a line are clamped, nobody need look before this instant; else 0."""
+        return max((coalescer.floor for coalescer in self._held_by), default=0)
+
+    def find_coalescers(self) -> None:
+        """After wiring: those of its own lines, and of lines that its lines lead to."""
+        reached: list[Device] = [self]
+        for device in reached:
+            reached += [fed for fed in device.feeds if fed not in reached]
+        own, *others = ([line.coalescer for line in d.lines if line.coalescer] for d in reached)
+        self._coalescers = own
+        self._held_by = own + [coalescer for found in others for coalescer in found]
 
     def settle(self, now: int) -> None:
         """Account for everything up to `now`; `attend` must follow."""
-        for line in self.lines:
-            if line.coalescer is not None:
-                line.coalescer.expect(min(self.instance.deadline, now))
+        for coalescer in self._coalescers:
+            coalescer.expect(min(self.instance.deadline, now))
         self.instance.settle(now)
 
     def drive(self, slot: str, level: int, now: int) -> None:
@@ -227,3 +239,31 @@ class HostTarget:
     def peek(self, offset: int, width: int, now: int) -> int:
         """All ones: a host's function may have effects, so it is not asked."""
         return (1 << 8 * width) - 1
+
+
+def sort_params(
+    module: ir.Module, name: str, params: Mapping[str, int | None]
+) -> tuple[dict[str, int], dict[str, int | None]]:
+    """Parameters of the device's state, and those that are addresses, defaults filled in.
+
+    ParameterError for one that the device does not have, or a value that it does not take.
+    """
+    known = {param.name: param for param in module.params}
+    for given, value in params.items():
+        if given not in known:
+            names = ", ".join(known) or "none"
+            raise ParameterError(f"{name} has no parameter {given!r}; it has: {names}")
+        _check_param(known[given], name, value)
+    values = {param.name: params.get(param.name, param.default) for param in module.params}
+    stored = {p.name: int(values[p.name] or 0) for p in module.params if p.slot is not None}
+    bases = {p.name: values[p.name] for p in module.params if p.slot is None}
+    return stored, bases
+
+
+def _check_param(param: ir.Param, device: str, value: int | None) -> None:
+    if value is None and param.slot is None:
+        return
+    if not isinstance(value, int) or not param.type.lo <= value <= param.type.hi:
+        raise ParameterError(
+            f"{device}: the parameter {param.name} takes {param.type.lo}..{param.type.hi}, not {value!r}"
+        )

@@ -25,8 +25,8 @@ from ..compiler import ir
 from ..compiler.upgrade import Upgrader
 from . import snapshot
 from .clock import LAST_INSTANT, Clock, SteppedClock
-from .device import Device, DeviceType, HostTarget
-from .instance import ImageError, Instance, NativeInstance, ReferenceInstance
+from .device import Device, DeviceType, HostTarget, sort_params
+from .instance import ImageError, Instance, NativeInstance, ParameterError, ReferenceInstance
 from .lines import OutputLine, Sink
 from .policies import Coalescing, Policy, PolicyError, choose
 from .python_tier import HandlerFailure, PythonTier, PythonTierError
@@ -116,7 +116,10 @@ class Machine:
         if name in self.devices or "." in name:
             problem = "has a dot in it" if "." in name else "is taken"
             raise MachineError(f"the device name {name!r} {problem}; give another with name=...")
-        stored, bases = _sort_params(module, name, params)
+        try:
+            stored, bases = sort_params(module, name, params)
+        except ParameterError as error:
+            raise MachineError(str(error)) from None
         now = self.now
         instance = self._make(loaded, self.engine, now, stored)
         device = Device(name, loaded, instance, self, stored, bases)
@@ -215,17 +218,23 @@ class Machine:
         `acknowledged` is False, and `.mask(level, now)`; see docs/coalescing.md.
         """
         source = self.line(line)
-        if missed is None and minimum is None and acknowledged is None:
-            source.connect(self._input(sink) if isinstance(sink, str) else sink, self.now)
-            return
+        plain = missed is None and minimum is None and acknowledged is None
         if isinstance(sink, str):
-            raise MachineError(f"{sink!r} takes every edge of {line}: give no policy for missed ticks")
-        try:
-            policy = choose(source, missed, minimum, acknowledged)
-            ticks = self.coalescing.connect(source, sink, policy, self.now)
-        except PolicyError as error:
-            raise MachineError(str(error)) from None
-        self.statistics.ticks[line] = ticks
+            if not plain:
+                raise MachineError(f"{sink!r} takes every edge of {line}: give no policy for missed ticks")
+            driven = self._input(sink)
+            self._device(source.device).feeds.append(self._device(sink.partition(".")[0]))
+            source.connect(driven, self.now)
+        elif plain:
+            source.connect(sink, self.now)
+        else:
+            try:
+                policy = choose(source, missed, minimum, acknowledged)
+                self.statistics.ticks[line] = self.coalescing.connect(source, sink, policy, self.now)
+            except PolicyError as error:
+                raise MachineError(str(error)) from None
+        for device in self.devices.values():
+            device.find_coalescers()
 
     def line(self, path: str) -> OutputLine:
         """The output line "device.line"."""
@@ -496,28 +505,3 @@ def _load(type: str | Path | DeviceType) -> DeviceType:
 
         return load(type)
     return type
-
-
-def _sort_params(
-    module: ir.Module, name: str, params: Mapping[str, int | None]
-) -> tuple[dict[str, int], dict[str, int | None]]:
-    """Parameters of the device's state, and those that are addresses, defaults filled in."""
-    known = {param.name: param for param in module.params}
-    for given, value in params.items():
-        if given not in known:
-            names = ", ".join(known) or "none"
-            raise MachineError(f"{name} has no parameter {given!r}; it has: {names}")
-        _check_param(known[given], name, value)
-    values = {param.name: params.get(param.name, param.default) for param in module.params}
-    stored = {p.name: int(values[p.name] or 0) for p in module.params if p.slot is not None}
-    bases = {p.name: values[p.name] for p in module.params if p.slot is None}
-    return stored, bases
-
-
-def _check_param(param: ir.Param, device: str, value: int | None) -> None:
-    if value is None and param.slot is None:
-        return
-    if not isinstance(value, int) or not param.type.lo <= value <= param.type.hi:
-        raise MachineError(
-            f"{device}: the parameter {param.name} takes {param.type.lo}..{param.type.hi}, not {value!r}"
-        )

@@ -130,7 +130,7 @@ class Coalescer:
     The sinks see a rising edge for each tick delivered. The line falls when the
     device lowers it; a tick delivered while the device's line is low lasts
     until it is acknowledged. `deadline`: when `fire` must be called.
-    `floor`: while ticks are clamped, the device need not be settled before.
+    `floor`: while the source is too fast, nobody need look at it before.
     """
 
     def __init__(self, path: str, policy: Policy, level: int, now: int) -> None:
@@ -205,7 +205,10 @@ class Coalescer:
         admitted = min(rises, room)
         if admitted:
             self._admits = first + admitted * minimum
-        self.floor = self._admits if admitted < rises else 0
+        # Looked at sooner, a source that is too fast would only show edges to be clamped. The
+        # period as measured is the minimum or a little more once it is looked at so seldom.
+        fast = admitted < rises or 0 < self._period < minimum + minimum // 4
+        self.floor = self._admits if fast else 0
         return admitted
 
     # --- the controller's side -------------------------------------------------

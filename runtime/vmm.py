@@ -131,15 +131,20 @@ class Vmm:
                 access.answer()
             else:
                 access.answer(target.read(access.offset, access.piece, access.now))
-            return
-        if access.device == self._postponed:
+        elif access.device == self._postponed:
             self.machine.coalescing.fire(access.now)
-            return
-        device = self._devices[access.device]
-        if access.outcome == Outcome.HEAVY:
-            device.settle(access.now)
-        self.machine.attend(device, access.now)
-        self.dispatcher.hold_off(access.device, device.floor)
+        else:
+            device = self._devices[access.device]
+            if access.outcome == Outcome.HEAVY:
+                device.settle(access.now)
+            self.machine.attend(device, access.now)
+        self._hold_off()
+
+    def _hold_off(self) -> None:
+        """No deadline wakes the host while the ticks it would bring are clamped."""
+        if self.machine.coalescing.lines:
+            for number, device in self._devices.items():
+                self.dispatcher.hold_off(number, device.floor)
 
     # --- the outside --------------------------------------------------------------------
 
@@ -188,6 +193,7 @@ class Vmm:
         """Run the guest; see `Host.run`. The machine's clock goes on from where it is."""
         self._synchronise_clock()
         self.dispatcher.deadlines_moved()
+        self._hold_off()
         return self.host.run(until)
 
     def counts(self) -> list[RegisterCount]:

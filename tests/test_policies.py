@@ -1,0 +1,801 @@
+"""Ticks that nobody can take: each policy against a guest that masks, or acknowledges late."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from devc.compiler import ir
+from devc.compiler.ir import NEVER
+from devc.runtime.dispatch import Dispatcher
+from devc.runtime.machine import Machine, MachineError
+from devc.runtime.policies import MAPPINGS, RULES, Coalescer, Policy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from .tick_guest import MS, Guest, KvmPit, Model, XenTimer, qemu_slew_gaps
+from .tick_sources import PIT_HZ, SOURCES, Source
+
+POLICIES = list(RULES)
+PIT = SOURCES[0]
+
+sources = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.label)
+policies = pytest.mark.parametrize("missed", POLICIES)
+
+
+def masked_for_ten(source: Source, missed: str, minimum: int = 0) -> tuple[Guest, float]:
+    """Five periods as they should be, then ten and a half masked; at the end the mask is lifted."""
+    guest = Guest(source, missed, minimum=minimum)
+    period = guest.start(MS)
+    guest.run(round(5.25 * period))
+    assert len(guest.delivered) == 5
+    guest.mask(1)
+    guest.run(round(10 * period))
+    assert len(guest.delivered) == 5, "a masked controller gets nothing"
+    guest.check()
+    guest.mask(0)
+    return guest, period
+
+
+# --- a guest that masks for a while ---------------------------------------------
+
+
+@sources
+@policies
+def test_a_guest_that_takes_each_tick_in_time_gets_each_on_time(source: Source, missed: str) -> None:
+    guest = Guest(source, missed)
+    period = guest.start(MS)
+    guest.run(round(50.5 * period))
+    guest.check()
+    assert guest.delivered == guest.due
+    assert (guest.ticks.due, guest.ticks.late, guest.ticks.dropped) == (50, 0, 0)
+
+
+@sources
+def test_delay_keeps_what_was_masked_and_gives_it_back_at_the_normal_rate(source: Source) -> None:
+    guest, period = masked_for_ten(source, "delay")
+    assert (guest.ticks.pending, guest.ticks.delivered, guest.ticks.late) == (9, 6, 1)
+    guest.run(round(20.1 * period))
+    guest.check()
+    assert min(guest.gaps()[5:]) >= round(period) - 1, "never faster than the period"
+    assert guest.ticks.pending == 9, "the guest's time stays behind while the source goes on"
+    assert (guest.ticks.dropped, guest.ticks.late) == (0, 21)
+    source.stop(guest.machine)
+    guest.run(round(12 * period))
+    guest.check()
+    assert guest.ticks.pending == 0
+    assert guest.ticks.delivered == guest.ticks.due
+
+
+@sources
+def test_catchup_gives_back_what_was_masked_at_up_to_eight_times_the_rate(source: Source) -> None:
+    guest, period = masked_for_ten(source, "catchup")
+    guest.run(round(3.7 * period))
+    guest.check()
+    fast = [gap for gap in guest.gaps()[5:] if gap < 0.9 * period]
+    assert min(fast) == pytest.approx(period / 8, abs=3)
+    assert min(fast) >= int(period) // 8
+    assert (guest.ticks.pending, guest.ticks.dropped) == (0, 0)
+    assert guest.ticks.delivered == guest.ticks.due
+    guest.run(round(5 * period))
+    assert guest.delivered[-5:] == guest.due[-5:], "caught up, each is on time again"
+    guest.check()
+
+
+@sources
+def test_merge_makes_one_late_tick_of_all_that_were_masked(source: Source) -> None:
+    guest, period = masked_for_ten(source, "merge")
+    assert guest.delivered[5:] == [guest.now]
+    guest.run(round(5 * period))
+    guest.check()
+    assert (guest.ticks.late, guest.ticks.dropped, guest.ticks.pending) == (1, 9, 0)
+    assert guest.delivered[6:] == guest.due[15:]
+
+
+@sources
+def test_discard_drops_what_was_masked(source: Source) -> None:
+    guest, period = masked_for_ten(source, "discard")
+    guest.run(round(5 * period))
+    guest.check()
+    assert (guest.ticks.late, guest.ticks.dropped, guest.ticks.pending) == (0, 10, 0)
+    assert guest.delivered == guest.due[:5] + guest.due[15:]
+
+
+# --- a guest that acknowledges late ----------------------------------------------
+
+
+@sources
+@pytest.mark.parametrize(
+    ("missed", "delivered", "late", "dropped", "pending"),
+    [("delay", 10, 5, 0, 2), ("catchup", 12, 4, 0, 0), ("merge", 10, 1, 2, 0), ("discard", 9, 0, 3, 0)],
+)
+def test_a_tick_acknowledged_three_periods_late(
+    source: Source, missed: str, delivered: int, late: int, dropped: int, pending: int
+) -> None:
+    guest = Guest(source, missed)
+    period = guest.start(MS)
+    guest.run(round(4.5 * period))
+    guest.busy = True
+    guest.run(round(4 * period))
+    guest.busy = False
+    assert len(guest.delivered) == 5, "until it is acknowledged nothing follows"
+    guest.run(round(4.1 * period))
+    guest.check()
+    ticks = guest.ticks
+    assert ticks.due == 12
+    assert (ticks.delivered, ticks.late, ticks.dropped, ticks.pending) == (delivered, late, dropped, pending)
+
+
+@policies
+def test_a_guest_that_never_acknowledges_gets_one_tick(missed: str) -> None:
+    guest = Guest(PIT, missed)
+    guest.busy = True
+    guest.start(MS)
+    guest.run(100 * MS)
+    assert len(guest.delivered) == 1
+    guest.check()
+
+
+def test_an_acknowledgement_of_nothing_changes_nothing() -> None:
+    guest = Guest(PIT, "delay")
+    guest.start(MS)
+    guest.run(MS // 2)
+    for _ in range(5):
+        guest.line.acknowledge(guest.now)
+    guest.run(5 * MS)
+    assert guest.delivered == guest.due
+    guest.check()
+
+
+def test_masking_twice_is_masking_once() -> None:
+    guest = Guest(PIT, "catchup")
+    period = guest.start(MS)
+    guest.mask(0)
+    guest.mask(1)
+    guest.mask(1)
+    guest.run(round(3.5 * period))
+    guest.mask(0)
+    guest.mask(0)
+    assert len(guest.delivered) == 1
+    guest.run(round(3 * period))
+    assert guest.ticks.delivered == guest.ticks.due
+    guest.check()
+
+
+# --- what the controller's pin shows ---------------------------------------------
+
+
+def test_the_line_is_high_until_the_device_lowers_it() -> None:
+    guest = Guest(PIT, "delay", latency=10)
+    edges: list[tuple[int, int]] = []
+    plain: list[tuple[int, int]] = []
+    guest.machine.wire(PIT.line, lambda level, now: edges.append((level, now)), missed="delay", minimum=0)
+    guest.machine.wire(PIT.line, lambda level, now: plain.append((level, now)))
+    guest.start(MS)
+    edges.clear()
+    plain.clear()
+    guest.run(5 * MS)
+    assert edges[edges.index((1, guest.due[0])) :] == plain[plain.index((1, guest.due[0])) :]
+
+
+def test_a_tick_delivered_while_the_device_s_line_is_low_lasts_until_its_acknowledgement() -> None:
+    source = SOURCES[1]  # mode 3: low for half a period
+    guest = Guest(source, "delay", latency=20_000)
+    edges: list[tuple[int, int]] = []
+    guest.machine.wire(source.line, lambda level, now: edges.append((level, now)), missed="delay", minimum=0)
+    period = guest.start(MS)
+    edges.clear()
+    guest.mask(1)
+    guest.run(round(1.75 * period))
+    unmasked = guest.now
+    guest.mask(0)
+    guest.run(100_000)
+    assert [edge for edge in edges if edge[1] >= unmasked] == [(1, unmasked), (0, unmasked + 20_000)]
+
+
+def test_plain_sinks_see_every_edge_whatever_the_policy() -> None:
+    guest = Guest(PIT, "discard")
+    guest.start(MS)
+    guest.mask(1)
+    guest.run(10 * MS)
+    assert len(guest.due) == 10
+
+
+def test_a_level_line_waits_by_itself_and_is_wired_without_a_policy() -> None:
+    """An SCI: what the guest does to status and enable decides, no acknowledgement."""
+    machine = Machine()
+    machine.add("acpi_pm")
+    edges: list[tuple[int, int]] = []
+    machine.wire("acpi_pm.sci", lambda level, now: edges.append((level, now)))
+    machine.write("io", 0x602, 2, 1)
+    machine.step(10 * 10**9)
+    line = machine.line("acpi_pm.sci")
+    line.mask(1, machine.now)
+    line.acknowledge(machine.now)
+    line.forget(machine.now)
+    assert [level for level, _ in edges] == [1]
+    machine.write("io", 0x600, 2, 1)
+    assert [level for level, _ in edges] == [1, 0]
+    assert machine.statistics.ticks == {}
+
+
+# --- the least period --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 100, 237])
+@pytest.mark.parametrize("missed", POLICIES)
+def test_a_guest_s_fastest_timer_cannot_storm_the_host(missed: str, count: int) -> None:
+    machine = PIT.machine()
+    guest = Guest(PIT, missed, minimum=200_000, latency=1_000, machine=machine)
+    machine.write("io", 0x43, 1, 0x34)
+    machine.write("io", 0x40, 1, count)
+    machine.write("io", 0x40, 1, 0)
+    guest.run(1)
+    before = machine.devices["i8254"].instance.get("rises", 0)
+    start, wakes = guest.now, 0
+    machine.statistics.clear()
+    guest.delivered.clear()
+    while guest.now < start + 20 * MS:
+        guest.run(max(machine.deadline - guest.now, 1))
+        wakes += 1
+    ticks = guest.ticks
+    assert ticks.due == machine.devices["i8254"].instance.get("rises", 0) - before
+    assert ticks.due == pytest.approx(0.02 * PIT_HZ / count, abs=2 + PIT_HZ // count // 5000)
+    assert ticks.due == ticks.delivered + ticks.dropped + ticks.clamped + ticks.pending
+    assert min(guest.gaps()) >= 200_000
+    assert ticks.delivered >= 49, "and still gets what it may have"
+    assert wakes <= 2 * 20 * MS // 200_000 + 4
+
+
+@policies
+def test_a_period_of_the_minimum_or_more_is_never_clamped(missed: str) -> None:
+    guest = Guest(PIT, missed, minimum=200_000)
+    assert guest.start(202_000) >= 200_000
+    guest.run(50 * MS)
+    guest.check()
+    assert (guest.ticks.clamped, guest.ticks.late, guest.ticks.dropped) == (0, 0, 0)
+    assert guest.delivered == guest.due
+
+
+@sources
+def test_a_period_just_below_the_minimum_is_stretched_to_it(source: Source) -> None:
+    guest = Guest(source, "delay", minimum=200_000)
+    assert 190_000 < guest.start(199_990) < 200_000
+    guest.run(100 * MS)
+    guest.check()
+    assert guest.ticks.delivered >= 498
+    assert min(guest.gaps()) >= 200_000
+
+
+def test_a_slower_timer_after_a_storm_is_as_it_was_and_nothing_is_left_over() -> None:
+    guest = Guest(PIT, "delay", minimum=200_000)
+    guest.start(2_000)
+    guest.run(5 * MS)
+    assert guest.ticks.clamped > 1000
+    assert guest.ticks.pending <= 1
+    period = guest.start(MS)
+    guest.run(round(10.5 * period))
+    assert guest.delivered == guest.due
+    assert (guest.ticks.clamped, guest.ticks.late) == (0, 0)
+
+
+def test_what_is_given_back_keeps_to_the_minimum_too() -> None:
+    guest, period = masked_for_ten(PIT, "catchup", minimum=300_000)
+    guest.run(round(20 * period))
+    guest.check()
+    assert min(guest.gaps()) >= 300_000
+    assert guest.ticks.delivered == guest.ticks.due
+
+
+def test_a_host_that_looks_late_costs_the_guest_no_tick() -> None:
+    """Edges at unknown instants since the last look are taken to have come as early as they may."""
+    coalescer = Coalescer("x", Policy("delay", 200_000), 0, 0)
+    for late in (0, 50_000, 3_000, 190_000, 7, 199_999, 0):
+        coalescer.update(1, 0, coalescer.ticks.due * 200_000 + 200_000 + late)
+        coalescer.acknowledge(coalescer.ticks.due * 200_000 + late)
+    coalescer.update(25, 0, (coalescer.ticks.due + 25) * 200_000 + 1)
+    assert (coalescer.ticks.due, coalescer.ticks.clamped) == (32, 0)
+
+
+@given(
+    minimum=st.integers(0, 50),
+    looks=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 6)), max_size=30),
+)
+def test_edges_of_a_late_look_are_placed_as_early_as_the_minimum_allows(
+    minimum: int, looks: list[tuple[int, int]]
+) -> None:
+    coalescer = Coalescer("x", Policy("delay", minimum), 0, 0)
+    now = before = admits = clamped = 0
+    for step, rises in looks:
+        now += step
+        for _ in range(rises):
+            place = max(admits, before)
+            if minimum and place > now:
+                clamped += 1
+            else:
+                admits = place + minimum
+        before = now
+        coalescer.update(rises, 0, now)
+        assert coalescer.ticks.clamped == clamped
+
+
+def test_a_wire_to_another_device_carries_the_protection_back_to_the_source() -> None:
+    """Legacy replacement: the PIT's line goes through the HPET, whose line has the policy."""
+    machine = Machine()
+    machine.add("i8254")
+    machine.add("hpet")
+    machine.wire("i8254.irq0", "hpet.pit")
+    line = machine.line("hpet.irq[2]")
+    machine.wire(line.path, lambda level, now: line.acknowledge(now), missed="delay", minimum=200_000)
+    PIT.start(machine, 2_000)
+    wakes = 0
+    while machine.now < 20 * MS:
+        machine.advance_to(min(machine.deadline, 20 * MS))
+        wakes += 1
+    assert wakes <= 2 * 20 * MS // 200_000 + 4
+    assert machine.statistics.ticks[line.path].delivered >= 98
+
+
+# --- against a model -----------------------------------------------------------------
+
+PERIOD = 840  # divisible by 1..8
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    missed=st.sampled_from(POLICIES),
+    minimum=st.sampled_from([0, 0, 90, 500, 2000]),
+    acknowledged=st.booleans(),
+    gaps=st.lists(st.sampled_from([1, 3, 100, 420, PERIOD, PERIOD, PERIOD, PERIOD, 2 * PERIOD]), max_size=25),
+    batches=st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 2, 5]), min_size=25, max_size=25),
+    actions=st.lists(
+        st.tuples(st.integers(1, 1200), st.sampled_from(["ack", "ack", "ack", "mask", "unmask"])), max_size=40
+    ),
+)
+def test_every_policy_does_what_a_list_of_waiting_ticks_would(
+    missed: str,
+    minimum: int,
+    acknowledged: bool,
+    gaps: list[int],
+    batches: list[int],
+    actions: list[tuple[int, str]],
+) -> None:
+    model = Model(missed, minimum, acknowledged)
+    coalescer = Coalescer("x", Policy(missed, minimum, acknowledged), 0, 0)
+    delivered: list[int] = []
+    coalescer.sinks.append(lambda level, now: delivered.append(now) if level else None)
+    rises = _instants(gaps, batches)
+    acts = _instants([gap for gap, _ in actions], [act for _, act in actions])
+    for now in range(1, max([*rises, *acts, 0]) + 4 * PERIOD):
+        action = str(acts.get(now, ""))
+        model.step(now, int(rises.get(now, 0)), action)
+        if now in rises:
+            coalescer.expect(now)
+            coalescer.update(int(rises[now]), 0, now)
+        if coalescer.deadline <= now:
+            coalescer.fire(now)
+            assert coalescer.deadline > now
+        if action == "ack":
+            coalescer.acknowledge(now)
+        elif action:
+            coalescer.mask(action == "mask", now)
+    ticks = coalescer.ticks
+    assert delivered == model.delivered
+    assert (ticks.late, ticks.dropped, ticks.clamped, ticks.pending) == (
+        model.late,
+        model.dropped,
+        model.clamped,
+        len(model.waiting),
+    )
+    assert ticks.due == ticks.delivered + ticks.dropped + ticks.clamped + ticks.pending
+
+
+def _instants(gaps: list[int], what: list[object]) -> dict[int, object]:
+    instants, now = {}, 0
+    for gap, item in zip(gaps, what, strict=False):
+        now += gap
+        instants[now] = item
+    return instants
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    source=st.sampled_from(SOURCES),
+    missed=st.sampled_from([*POLICIES, *MAPPINGS.values()]),
+    minimum=st.sampled_from([0, 1, 100_000, 3 * MS]),
+    program=st.lists(
+        st.tuples(
+            st.sampled_from(["run", "run", "mask", "unmask", "busy", "free", "restart", "save", "forget"]),
+            st.integers(1, 4 * MS),
+        ),
+        max_size=25,
+    ),
+)
+def test_nothing_is_ever_early_or_twice_whatever_a_guest_does(
+    source: Source, missed: str | Policy, minimum: int, program: list[tuple[str, int]]
+) -> None:
+    guest = Guest(source, missed, minimum=minimum)
+    guest.start(MS)
+    for action, amount in program:
+        if action in ("mask", "unmask"):
+            guest.mask(action == "mask")
+        elif action in ("busy", "free"):
+            guest.busy = action == "busy"
+        elif action == "restart":
+            source.start(guest.machine, amount // 4 + 2_000)
+        elif action == "save":
+            guest.machine.restore(guest.machine.save())
+        elif action == "forget":
+            guest.line.forget(guest.now)
+        guest.run(amount)
+        guest.check()
+    allowed = guest.ticks.clamped or isinstance(missed, Policy) or not minimum
+    assert allowed or not guest.gaps() or min(guest.gaps()) >= minimum
+
+
+# --- other monitors' machines ------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.sampled_from(["due", "due", "eoi", "eoi", "mask", "count"])),
+        max_size=80,
+    )
+)
+def test_kvm_reinject_is_kvm_s_machine(events: list[tuple[int, str]]) -> None:
+    kvm = KvmPit()
+    coalescer = Coalescer("x", Policy("catchup", 0, True, 0, True), 0, 0)
+    delivered: list[int] = []
+    coalescer.sinks.append(lambda level, now: delivered.append(now) if level else None)
+    now = 0
+    for step, event in events:
+        now += step
+        if event == "due":
+            kvm.expiry(now)
+            coalescer.update(1, 0, now)
+        elif event == "eoi":
+            kvm.eoi(now)
+            coalescer.acknowledge(now)
+        elif event == "mask":
+            coalescer.mask(1, now)
+            coalescer.mask(0, now)
+            kvm.reset_reinject()
+        else:
+            kvm.reset_reinject()
+            coalescer.forget(now)
+        assert delivered == kvm.delivered
+
+
+def test_kvm_reinject_is_named() -> None:
+    assert MAPPINGS["kvm-reinject"] == Policy("catchup", 200_000, True, 0, True)
+
+
+@sources
+def test_a_mask_change_or_a_new_count_drops_what_waits_under_kvm_reinject(source: Source) -> None:
+    guest = Guest(source, MAPPINGS["kvm-reinject"], minimum=0)
+    period = guest.start(MS)
+    guest.busy = True
+    guest.run(round(5.5 * period))
+    assert guest.ticks.pending == 4
+    guest.mask(1)
+    assert guest.ticks.pending == 4
+    guest.mask(0)
+    assert (guest.ticks.pending, guest.ticks.dropped) == (0, 4)
+    guest.run(round(3 * period))
+    assert (guest.ticks.pending, guest.ticks.delivered) == (2, 2)
+    source.start(guest.machine, 2 * MS)
+    guest.line.forget(guest.now)
+    assert guest.ticks.pending == 0
+    guest.check()
+
+
+def test_kvm_without_reinject_passes_each_tick_on_for_the_controller_to_merge() -> None:
+    guest = Guest(PIT, MAPPINGS["kvm-discard"])
+    period = guest.start(MS)
+    guest.busy = True
+    guest.run(round(5.5 * period))
+    assert guest.delivered == guest.due
+    guest.check()
+
+
+@pytest.mark.parametrize("missed", [1, 2, 5, 7, 8, 20])
+def test_catchup_keeps_the_pace_of_qemu_s_slew(missed: int) -> None:
+    coalescer = Coalescer("x", MAPPINGS["qemu-slew"], 0, 0)
+    delivered: list[int] = []
+    coalescer.sinks.append(lambda level, now: delivered.append(now) if level else None)
+    coalescer.update(1, 0, PERIOD)
+    coalescer.acknowledge(PERIOD)
+    coalescer.mask(1, PERIOD)
+    for i in range(missed + 1):
+        coalescer.update(1, 0, (i + 2) * PERIOD)
+    coalescer.mask(0, (missed + 2) * PERIOD)
+    while coalescer.deadline != NEVER or coalescer.outstanding:
+        coalescer.acknowledge(delivered[-1])
+        if coalescer.deadline != NEVER:
+            coalescer.fire(coalescer.deadline)
+    late = delivered[1:]
+    assert [b - a for a, b in pairwise(late)] == qemu_slew_gaps(missed, PERIOD)
+
+
+@pytest.mark.parametrize("mode", [name for name in MAPPINGS if name.startswith("xen")])
+@pytest.mark.parametrize("missed", [0, 1, 2, 9])
+def test_xen_s_four_timer_modes(mode: str, missed: int) -> None:
+    xen = XenTimer(mode)
+    guest = Guest(PIT, MAPPINGS[mode], latency=1_000)
+    period = guest.start(MS)
+    guest.run(round(3.5 * period))
+    guest.mask(1)
+    guest.run(round(missed * period))
+    PIT.stop(guest.machine)
+    guest.mask(0)
+    guest.run(round((missed + 2) * period))
+    xen.missed(missed)
+    assert guest.ticks.late == xen.take_all()
+    assert guest.ticks.pending == 0
+    if mode == "xen-delay-for-missed-ticks":
+        assert min(guest.gaps()) >= round(period) - 1, "the guest's time goes stepwise"
+    elif mode == "xen-no-delay-for-missed-ticks" and missed > 1:
+        assert max(guest.gaps()[3:]) == 100_000, "one after the other, no closer than Xen's least period"
+    guest.check()
+
+
+# --- saving and restoring ------------------------------------------------------------------
+
+
+@sources
+@policies
+def test_a_restore_neither_loses_nor_doubles_a_tick(source: Source, missed: str) -> None:
+    """Two machines, one of them saved and taken over by another in the middle, agree to the ns."""
+    stays, _ = masked_for_ten(source, missed, minimum=50_000)
+    moves, period = masked_for_ten(source, missed, minimum=50_000)
+    for delay in (0, 100_000, 333_333, 600_000, round(period)):
+        stays.run(delay)
+        moves.run(delay)
+        image = moves.machine.save()
+        heir = Guest(source, missed, minimum=50_000)
+        heir.machine.restore(image)
+        heir._takes_at, heir.delivered, heir.due = moves._takes_at, moves.delivered, moves.due
+        assert heir.delivered == stays.delivered, "the restore itself delivers nothing"
+        assert heir.ticks.pending == stays.ticks.pending
+        assert heir.machine.deadline == stays.machine.deadline
+        moves = heir
+    for guest in (stays, moves):
+        guest.run(round(10 * period))
+        guest.mask(1)
+        guest.run(round(3 * period))
+        guest.mask(0)
+        guest.run(round(10 * period))
+    assert moves.delivered == stays.delivered
+    assert moves.ticks.pending == stays.ticks.pending
+
+
+def waiting_machine(missed: str = "delay") -> Guest:
+    guest, _ = masked_for_ten(PIT, missed)
+    guest.run(100_000)
+    return guest
+
+
+def state_of(guest: Guest) -> tuple[object, ...]:
+    coalescer = guest.line.coalescer
+    assert coalescer is not None
+    return coalescer.save(), coalescer.deadline, repr(coalescer.ticks), guest.machine.save(), guest.now
+
+
+def test_a_snapshot_with_any_bit_of_its_ticks_flipped_is_refused_whole() -> None:
+    image, heir = waiting_machine().machine.save(), Guest(PIT, "delay")
+    heir.start(3 * MS)
+    before = state_of(heir)
+    for at in range(len(image) - 32 - 80, len(image)):
+        damaged = bytearray(image)
+        damaged[at] ^= 1 << at % 8
+        with pytest.raises(ValueError, match="snapshot"):
+            heir.machine.restore(bytes(damaged))
+    assert state_of(heir) == before
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 49), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
+def test_a_hostile_snapshot_s_ticks_are_refused_or_bounded(changes: list[tuple[int, int]], run: bool) -> None:
+    guest = HOSTILE
+    coalescer = guest.line.coalescer
+    assert coalescer is not None
+    image = bytearray(SAVED)
+    for at, value in changes:
+        image[at % len(image)] = value
+    if coalescer.check(bytes(image), guest.now):
+        return
+    coalescer.load(bytes(image), guest.now)
+    coalescer.restart(1, guest.now)
+    ticks = coalescer.ticks
+    assert 0 <= ticks.pending <= 2**32 - 1
+    assert ticks.due == ticks.delivered + ticks.dropped + ticks.clamped + ticks.pending
+    assert 0 <= coalescer.deadline <= NEVER
+    coalescer.mask(0, guest.now)
+    coalescer.acknowledge(guest.now)
+    assert coalescer.deadline <= guest.now + max(guest.now, 200_000) or coalescer.deadline == NEVER
+
+
+HOSTILE = Guest(PIT, "delay", minimum=200_000)
+HOSTILE.start(MS)
+HOSTILE.run(7 * MS)
+SAVED = HOSTILE.machine.coalescing.lines[PIT.line].save()
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (0, b"\1", "its policy is catchup, here it is delay"),
+        (0, b"\x09", "its policy is an unknown one"),
+        (1, b"\x08", "a value is out of range"),
+        (2, b"\xff" * 8, "a value is out of range"),
+        (10, b"\xff" * 8, "an instant lies after the snapshot's"),
+        (18, b"\xfe" + b"\xff" * 7, "an instant lies after the snapshot's"),
+        (26, b"\xfe" + b"\xff" * 7, "an instant lies after the snapshot's"),
+    ],
+)
+def test_what_does_not_fit_says_why(at: int, value: bytes, message: str) -> None:
+    coalescer = HOSTILE.line.coalescer
+    assert coalescer is not None
+    assert coalescer.check(SAVED, HOSTILE.now) == ""
+    image = SAVED[:at] + value + SAVED[at + len(value) :]
+    assert message in coalescer.check(image, HOSTILE.now)
+    assert "bytes, not" in coalescer.check(SAVED[:-1], HOSTILE.now)
+
+
+def test_ticks_for_a_line_without_a_policy_are_refused_and_change_nothing() -> None:
+    image = waiting_machine().machine.save()
+    plain = PIT.machine()
+    PIT.start(plain, MS)
+    before = plain.save()
+    with pytest.raises(ValueError, match=r"ticks of i8254.irq0, which has no policy here; wire it alike"):
+        plain.restore(image)
+    assert plain.save() == before
+
+
+def test_a_snapshot_without_ticks_lets_a_line_with_a_policy_begin_afresh() -> None:
+    plain = PIT.machine()
+    PIT.start(plain, MS)
+    plain.step(MS // 2)
+    heir = waiting_machine()
+    assert heir.ticks.pending
+    heir.machine.restore(plain.save())
+    assert heir.ticks.pending == 0
+    assert heir.ticks.due == heir.ticks.delivered + heir.ticks.dropped
+    heir.delivered.clear()
+    heir.run(MS)
+    assert len(heir.delivered) == 1
+
+
+def test_a_reset_drops_what_waits() -> None:
+    guest = waiting_machine()
+    guest.machine.reset()
+    assert guest.ticks.pending == 0
+    guest.check()
+    guest.delivered.clear()
+    guest.run(10 * MS)
+    assert guest.delivered == []
+
+
+# --- wiring ---------------------------------------------------------------------------------
+
+
+def test_the_device_file_s_policy_is_the_default_for_a_controller_that_acknowledges() -> None:
+    machine = PIT.machine()
+    line = machine.line(PIT.line)
+    line.missed, line.minimum = "merge", 70_000
+    machine.wire(PIT.line, lambda level, now: None, acknowledged=True)
+    assert line.coalescer is not None
+    assert line.coalescer.policy == Policy("merge", 70_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({"missed": "delay"}, Policy("delay", 70_000)),
+        ({"missed": "delay", "minimum": 0}, Policy("delay")),
+        ({"minimum": 5}, Policy("merge", 5, acknowledged=False)),
+        ({"acknowledged": False}, Policy("merge", 70_000, acknowledged=False)),
+        ({"missed": MAPPINGS["qemu-slew"]}, MAPPINGS["qemu-slew"]),
+        ({"missed": MAPPINGS["kvm-reinject"], "minimum": 7}, Policy("catchup", 7, True, 0, True)),
+    ],
+)
+def test_what_is_given_goes_before_what_the_device_file_says(
+    given: dict[str, object], policy: Policy
+) -> None:
+    machine = PIT.machine()
+    line = machine.line(PIT.line)
+    line.missed, line.minimum = "merge", 70_000
+    machine.wire(PIT.line, lambda level, now: None, **given)  # type: ignore[arg-type]
+    assert line.coalescer is not None
+    assert line.coalescer.policy == policy
+
+
+def test_what_a_device_file_declares_reaches_its_line() -> None:
+    from .fake_device import MODULE, FakeType, make, replace
+
+    lines = (ir.Line("out", "", "discard", 3_000),)
+    machine = Machine(make=make)  # type: ignore[arg-type]
+    machine.add(FakeType(replace(MODULE, lines=lines)))  # type: ignore[arg-type]
+    assert (machine.line("beeper.out").missed, machine.line("beeper.out").minimum) == ("discard", 3_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"missed": "slew"}, "no policy 'slew'; there are: delay, catchup, merge, discard"),
+        ({"missed": "delay", "minimum": -1}, "0 ns or more, not -1"),
+        ({"missed": "delay", "minimum": 2**63}, "0 ns or more"),
+        ({"acknowledged": True}, r"i8254\.irq0 declares no policy for missed ticks; give missed="),
+    ],
+)
+def test_a_policy_that_cannot_be_says_what_can(given: dict[str, object], message: str) -> None:
+    machine = PIT.machine()
+    machine.line(PIT.line).missed = ""
+    with pytest.raises(MachineError, match=message):
+        machine.wire(PIT.line, lambda level, now: None, **given)  # type: ignore[arg-type]
+    assert machine.line(PIT.line).coalescer is None
+
+
+def test_a_line_has_one_policy_and_any_number_of_sinks() -> None:
+    guest = Guest(PIT, "delay")
+    with pytest.raises(MachineError, match="has another policy already"):
+        guest.machine.wire(PIT.line, lambda level, now: None, missed="merge", minimum=0)
+    with pytest.raises(MachineError, match="takes every edge"):
+        guest.machine.wire(PIT.line, "i8254.irq0", missed="merge")
+
+
+def test_a_sink_may_acknowledge_at_once_and_others_see_the_edges_in_their_order() -> None:
+    machine = SOURCES[2].machine()
+    line = machine.line(SOURCES[2].line)
+    edges: list[tuple[int, int]] = []
+    machine.wire(line.path, lambda level, now: line.acknowledge(now) if level else None, missed="delay")
+    machine.wire(line.path, lambda level, now: edges.append((level, now)), missed="delay")
+    SOURCES[2].start(machine, MS)
+    machine.step(3 * MS)
+    assert edges == [(level, now * MS) for now in (1, 2, 3) for level in (1, 0)]
+    assert machine.statistics.ticks[line.path].late == 0
+
+
+def test_a_sink_that_fails_leaves_the_counters_right() -> None:
+    machine = PIT.machine()
+
+    def sink(level: int, now: int) -> None:
+        raise RuntimeError("the controller broke")
+
+    machine.wire(PIT.line, sink, missed="delay")
+    with pytest.raises(RuntimeError):
+        PIT.start(machine, MS)
+    ticks = machine.statistics.ticks[PIT.line]
+    assert ticks.due == ticks.delivered + ticks.pending
+
+
+def test_a_year_at_the_fastest_rate_is_counted_in_no_time() -> None:
+    machine = Machine(events_a_step=100)
+    machine.add("i8254")
+    line = machine.line(PIT.line)
+    machine.wire(line.path, lambda level, now: line.acknowledge(now), missed="catchup")
+    PIT.start(machine, 2_000)
+    machine.step(365 * 86_400 * 10**9)
+    ticks = machine.statistics.ticks[line.path]
+    assert ticks.pending <= 2**32 - 1
+    assert ticks.due == ticks.delivered + ticks.dropped + ticks.pending
+
+
+# --- the native loop ---------------------------------------------------------------------------
+
+
+def test_a_floor_holds_a_device_s_deadline_off_and_no_other_s() -> None:
+    from .stub_device import Stub
+
+    dispatcher = Dispatcher()
+    first, second = Stub().place(dispatcher, "io", 0x40), Stub().place(dispatcher, "io", 0x80)
+    first.state.deadline, second.state.deadline = 10, 40
+    dispatcher.hold_off(first.device, 30)
+    assert dispatcher.earliest() == 30
+    dispatcher.settle(20)
+    assert first.state.settles == 0
+    dispatcher.settle(30)
+    assert (first.state.settles, second.state.settles) == (1, 0)
+    dispatcher.hold_off(first.device, 0)
+    assert dispatcher.earliest() == 40
