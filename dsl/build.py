@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from lark import Token, v_args
@@ -68,7 +67,7 @@ def some(children: list[Any], kind: type | tuple[type, ...]) -> tuple[Any, ...]:
     return tuple(c for c in children if isinstance(c, kind))
 
 
-@dataclass(frozen=True, slots=True)
+@t.node
 class Option(t.Node):
     """A word that says more of a declaration, before it is put where it belongs."""
 
