@@ -175,7 +175,7 @@ class Decoder(ABC):
         self.unit, self.name, self.tree, self.layout = unit, name, tree, layout
         self.gap = gap_byte(tree)
         self.settle = ir.If(
-            a.binary("le", ir.Load("deadline", (), ir.U64), ir.Now()), (ir.Do(unit.call("settle")),)
+            a.binary("le", ir.Load(unit.settling.guard, (), ir.U64), ir.Now()), (ir.Do(unit.call("settle")),)
         )
 
     # --- what a read and a write do differently ---

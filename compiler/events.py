@@ -8,6 +8,7 @@ are found when an access or an event has changed it (settling.py).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class Event:
     following: str = ""  # function: the due instant after Now; "" for an alarm, which rings once
     clock: ClockDef | None = None
     alarm: str = ""  # slot of an alarm's tick
+    when: ir.Expr = a.TRUE
 
     def run(self, place: Place, at: ir.Expr) -> list[ir.Stmt]:
         """Run the body at instant `at`; a periodic event is next due after the present."""
@@ -140,14 +142,14 @@ class Events:
         """An event of a counter; `following` returns the first such instant after Now."""
         name = f"{counter.name}.{tree.kind}.{next(self._numbers)}"
         due = self.unit.slot(scope, f"{name}.due", TypeInfo(ir.U64), kind="derived", span=tree.span)
-        happens = self._when(tree, scope)
+        when = happens = self._when(tree, scope)
         if counter.on is not None:
             happens = a.both(ir.Load(counter.on, place, ir.BOOL), happens)
         never = [] if happens == a.TRUE else [ir.If(a.negate(happens), (ir.Return(NEVER),))]
         function = f"{scope.prefix}{name}.following"
         self.unit.function(function, scope.parameters, ir.U64, [*never, *following], tree.span.line)
         body = self._body(tree, scope, name, [], counter.clock)
-        self.timed.append(Event(body, due, scope, tree.span, function, counter.clock))
+        self.timed.append(Event(body, due, scope, tree.span, function, counter.clock, when=when))
 
     def _counter(self, node: t.Expr | None, scope: Scope) -> tuple[CounterDef, Place] | None:
         if not isinstance(node, (t.Name, t.Attribute)):
@@ -245,7 +247,7 @@ class Events:
                 continue
             mine, due = analysis.of(event.body), analysis.of(event.following)
             for other in self.timed:
-                if other is event:
+                if other is event or self._exclusive(event, other):
                     continue
                 writes = analysis.of(other.body).writes
                 both = {s for s in writes & mine.writes if not self._agree(s, event.body, other.body)}
@@ -256,12 +258,28 @@ class Events:
                         f"'{min(rhythm)}' is written in line {other.span.line} too",
                     )  # fmt: skip
 
+    def _exclusive(self, one: Event, other: Event) -> bool:
+        """Whether the `when` of two events contradict each other, and neither event changes that."""
+        mine, theirs = (
+            set(_conjuncts(self.unit.analysis.inline(event.when, lambda node: None)))
+            for event in (one, other)
+        )
+        clash = next((part for part in mine if a.negate(part) in theirs), None)
+        if clash is None or one.scope is not other.scope:
+            return False
+        reads = self.unit.analysis.of_expr(clash).reads
+        return not any(reads & self.unit.analysis.of(event.body).writes for event in (one, other))
+
     def _agree(self, slot: str, *bodies: str) -> bool:
         """Whether all that the bodies store in a slot is one constant, or a bit set, or a count up."""
-        stores = [s for body in bodies for s in self._stores(slot, body, set())]
+        stores = [store for body in bodies for store in self.stores(slot, body)]
         values = {s.value for s in stores}
         setting = all(isinstance(v, ir.Binary) and v.op in ("or", "and", "addw") for v in values)
         return setting or (len(values) == 1 and isinstance(next(iter(values)), ir.Const))
+
+    def stores(self, slot: str, function: str) -> list[ir.Store]:
+        """Every store into a slot, by a function or those that it calls."""
+        return self._stores(slot, function, set())
 
     def _stores(self, slot: str, function: str, seen: set[str]) -> list[ir.Store]:
         if function in seen:
@@ -274,3 +292,11 @@ class Events:
             elif isinstance(statement, ir.Do):
                 found += self._stores(slot, statement.call.function, seen)
         return found
+
+
+def _conjuncts(condition: ir.Expr) -> Iterator[ir.Expr]:
+    """A condition, and every part of it that holds whenever it does."""
+    yield condition
+    if isinstance(condition, ir.Cond) and condition.orelse == a.FALSE:
+        yield from _conjuncts(condition.test)
+        yield from _conjuncts(condition.then)

@@ -109,9 +109,9 @@ HEADER = (
 )
 """The head of every state struct, the contract between handlers and a loop.
 
-deadline   the next instant (ns) at which the device does something by itself:
-           a handler settles first when now >= deadline; the host's timer must
-           call `settle` then. NEVER if there is none.
+deadline   the next instant (ns) at which the device does something by itself
+           that shows outside: the host's timer must call `settle` then. NEVER
+           if there is none. (A handler settles by itself whatever is due.)
 settled    the instant up to which events and line edges are accounted for.
 lines      level of line i in bit i, as of the last settle or write.
 attention  bits of Attention below, set by handlers, cleared by the loop.

@@ -88,7 +88,7 @@ class Reference:
         self._faults: list[tuple[str, Expr]] = []
         self._tables: list[dict[int, int]] = []
         names = {function.name: f"f{number}" for number, function in enumerate(module.functions)}
-        made: _Lines = [_Translation(self, function, names).definition() for function in module.functions]
+        made: _Lines = [self.translate(function, names) for function in module.functions]
         exports = ", ".join(f"{function.name!r}: {names[function.name]}" for function in module.functions)
         tables = [f"d{number} = tables[{number}]" for number in range(len(self._tables))]
         body = [*tables, *made, f"return {{{exports}}}"]
@@ -98,6 +98,10 @@ class Reference:
         tree = ast.Module(_parse(lines), [])
         exec(compile(tree, f"<reference engine of {module.name}>", "exec"), namespace)
         self._bind: Callable[..., Functions] = namespace["bind"]
+
+    def translate(self, function: Function, names: dict[str, str]) -> _Line:
+        """One function's definition; a tool that watches the engine at work has its own."""
+        return Translation(self, function, names).definition()
 
     @property
     def source(self) -> str:
@@ -217,7 +221,7 @@ _FEW = 6
 """Up to this many cases a Switch is a chain of tests, beyond it a table and a tree."""
 
 
-class _Translation:
+class Translation:
     """One IR function on its way to a Python function."""
 
     def __init__(self, program: Reference, function: Function, names: dict[str, str]) -> None:
@@ -299,14 +303,14 @@ def _number(value: int) -> str:
     return str(value) if value >= 0 else f"({value})"
 
 
-def _binary(t: _Translation, e: Binary) -> str:
+def _binary(t: Translation, e: Binary) -> str:
     left, right = t.value(e.left), t.value(e.right)
     if e.op in _CHOICES:
         return _CHOICES[e.op].format(t.atom(left), t.atom(right))
     return _FORMS[e.op].format(left, right)
 
 
-def _cond(t: _Translation, e: Cond) -> str:
+def _cond(t: Translation, e: Cond) -> str:
     test = t.value(e.test)
     then_lines, then = t.apart(e.then)
     orelse_lines, orelse = t.apart(e.orelse)
@@ -317,12 +321,12 @@ def _cond(t: _Translation, e: Cond) -> str:
     return name
 
 
-def _nanos(t: _Translation, e: Nanos) -> str:
+def _nanos(t: Translation, e: Nanos) -> str:
     exact = t.atom(f"-(-{t.value(e.ticks)} * {SECOND} // {t.value(e.hz)})")
     return f"({exact} if {exact} < {NEVER} else {NEVER})"
 
 
-_EXPRESSIONS: dict[type[Any], Callable[[_Translation, Any], str]] = {
+_EXPRESSIONS: dict[type[Any], Callable[[Translation, Any], str]] = {
     Const: lambda t, e: _number(e.value),
     Var: lambda t, e: t.local(e.name),
     Now: lambda t, e: "now",
@@ -340,21 +344,21 @@ _EXPRESSIONS: dict[type[Any], Callable[[_Translation, Any], str]] = {
 # --- statements ------------------------------------------------------------------
 
 
-def _let(t: _Translation, s: Let) -> None:
+def _let(t: Translation, s: Let) -> None:
     t.lines.append(f"{t.local(s.name)} = {t.value(s.value)}")
 
 
-def _store(t: _Translation, s: Store) -> None:
+def _store(t: Translation, s: Store) -> None:
     value = t.value(s.value)
     t.lines.append(f"{t.place(s.slot, s.index)} = {value}")
 
 
-def _if(t: _Translation, s: If) -> None:
+def _if(t: Translation, s: If) -> None:
     test = t.value(s.test)
     t.lines.append((f"if {test}:", t.block(s.then), t.block(s.orelse)))
 
 
-def _switch(t: _Translation, s: Switch) -> None:
+def _switch(t: Translation, s: Switch) -> None:
     value = t.atom(t.value(s.value))
     blocks = [t.block(block) for _, block in s.cases]
     default = t.block(s.default)
@@ -378,23 +382,23 @@ def _tree(arm: str, blocks: list[_Lines], first: int) -> _Lines:
     return [(f"if {arm} < {first + half}:", low, high)]
 
 
-def _repeat(t: _Translation, s: Repeat) -> None:
+def _repeat(t: Translation, s: Repeat) -> None:
     t.lines.append((f"for _ in range({s.times}):", t.block(s.body), []))
 
 
-def _return(t: _Translation, s: Return) -> None:
+def _return(t: Translation, s: Return) -> None:
     t.lines.append("return" if s.value is None else f"return {t.value(s.value)}")
 
 
-def _break(t: _Translation, _: Stmt) -> None:
+def _break(t: Translation, _: Stmt) -> None:
     t.lines.append("break")
 
 
-def _do(t: _Translation, s: Do) -> None:
+def _do(t: Translation, s: Do) -> None:
     t.lines.append(t.call(s.call))
 
 
-_STATEMENTS: dict[type[Any], Callable[[_Translation, Any], None]] = {
+_STATEMENTS: dict[type[Any], Callable[[Translation, Any], None]] = {
     Let: _let,
     Store: _store,
     If: _if,

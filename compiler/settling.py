@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..dsl.diagnostics import NOWHERE
 from . import arithmetic as a
 from . import ir, timing
 from .events import NEVER, Edge, Event
 from .layout import SlotSpec
 from .lines import attention
 from .loops import elements, for_each
-from .scope import CounterDef, Place, Scope
+from .scope import CounterDef, Place, Scope, TypeInfo
+from .visibility import visible
 
 if TYPE_CHECKING:
     from .elaborate import Unit
@@ -44,8 +46,12 @@ class Settling:
         self.unit = unit
         self.watches: list[Watch] = []
         self.counters: list[tuple[CounterDef, Scope, ir.Expr | None]] = []
+        self.guard = "deadline"
+        """The slot that an access compares with Now: the next instant that anything is due."""
+        self._shows: dict[str, str] = {}
 
     def build(self) -> None:
+        self._see()
         self.unit.lines.build_levels()
         self._next()
         self._edges()
@@ -57,6 +63,18 @@ class Settling:
         self._settle()
         self._resume()
         self._reset()
+
+    def _see(self) -> None:
+        """Find the events that do not always show; the access guard then differs from the deadline."""
+        for number, event in enumerate(self._events):
+            shows = visible(self.unit, event)
+            if shows is not None:
+                self._shows[event.due] = f"shows{number}.event"
+                parameters = event.scope.parameters
+                self.unit.function(self._shows[event.due], parameters, ir.BOOL, [ir.Return(shows)])
+        if self._shows:
+            kind = TypeInfo(ir.U64)
+            self.guard = self.unit.slot(self.unit.scope, "next due", kind, kind="derived", span=NOWHERE)
 
     @property
     def _events(self) -> list[Event]:
@@ -79,8 +97,19 @@ class Settling:
         return [ir.Let(DUE.name, start), *self._each_event("least", one)]
 
     def _next(self) -> None:
+        """`next`: when the host must wake; `soonest`: when there is anything to settle."""
+
+        def one(event: Event, place: Place, tag: str) -> list[ir.Stmt]:
+            due: ir.Expr = ir.Load(event.due, place, ir.U64)
+            if event.due in self._shows:
+                due = a.cond(ir.Call(self._shows[event.due], place, ir.BOOL), due, NEVER)
+            return [ir.Let(DUE.name, a.binary("min", DUE, due))]
+
         edges = a.least(self.unit.lines.next_edges())
-        self.unit.function("next", (), ir.U64, [*self._least(edges), ir.Return(DUE)], exported=True)
+        wake = [ir.Let(DUE.name, edges), *self._each_event("wake", one), ir.Return(DUE)]
+        self.unit.function("next", (), ir.U64, wake, exported=True)
+        if self._shows:
+            self.unit.function("soonest", (), ir.U64, [*self._least(edges), ir.Return(DUE)])
 
     def _edges(self) -> None:
         """Run the bodies of inputs that rose or fell since they were last looked at."""
@@ -151,7 +180,11 @@ class Settling:
 
     def _store_deadline(self) -> list[ir.Stmt]:
         instant = ir.Var("instant", ir.U64)
+        guard: list[ir.Stmt] = []
+        if self._shows:
+            guard = [ir.Store(self.guard, (), self.unit.call("soonest", ir.U64))]
         return [
+            *guard,
             ir.Let("instant", self.unit.call("next", ir.U64)),
             ir.If(
                 a.binary("ne", instant, ir.Load("deadline", (), ir.U64)),
@@ -263,6 +296,6 @@ class Settling:
     def sensitive(self) -> frozenset[str]:
         """The slots on which edges, counters, lines, deadlines or observers depend."""
         analysis = self.unit.analysis
-        own = {"deadline", "settled", "lines", "attention", "watch", "rises"}
+        own = {"deadline", self.guard, "settled", "lines", "attention", "watch", "rises"}
         own |= {e.was for e in self.unit.events.edges} | {w.slot for w in self.watches}
         return analysis.of("commit").reads - own

@@ -139,12 +139,19 @@ def test_reserved_bits_read_0_and_ignore_writes(pm: PmTimer) -> None:
 
 
 def test_the_deadline_is_the_next_toggle_never_early(pm: PmTimer) -> None:
+    pm.write(2, 2, 1)
     deadline = pm.device.deadline
     assert deadline == -(-(2**23) * 10**9 // 3_579_545)
     pm.now = deadline - 1
     assert pm.timer == 2**23 - 1
     pm.now = deadline
     assert pm.timer == 2**23
+
+
+def test_a_masked_toggle_wakes_nobody_and_is_seen_all_the_same(pm: PmTimer) -> None:
+    assert pm.device.deadline == 2**64 - 1
+    pm.at(2**23)
+    assert pm.status == 1
 
 
 def test_a_hundred_years_are_settled_in_one_go(pm: PmTimer) -> None:
