@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import wave
+from itertools import pairwise
 from typing import Any
 
 SECOND = 1_000_000_000
@@ -67,7 +68,7 @@ class speaker:
                 self.start, self.written = until, 0  # the file begins with the first sound
             return
         if self.file is None:
-            self.file = wave.open(self.path, "wb")
+            self.file = wave.open(self.path, "wb")  # noqa: SIM115 - it is kept open
             self.file.setnchannels(1)
             self.file.setsampwidth(2)
             self.file.setframerate(self.rate)
@@ -77,7 +78,7 @@ class speaker:
             highs = [tone.high(edge) for edge in edges]
             unit = SECOND / self.rate
             samples = array.array(
-                "h", (_sample((b - a) / unit, tone.data) for a, b in zip(highs, highs[1:], strict=False))
+                "h", (_sample((b - a) / unit, tone.data) for a, b in pairwise(highs))
             )
             self.file.writeframes(samples.tobytes())
             self.written += count
