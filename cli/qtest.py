@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import IO
@@ -36,19 +36,30 @@ Serve devices over QEMU's qtest protocol; virtual time moves only by clock_step.
   -qtest CHANNEL      stdio (the default), unix:PATH to connect to a listening
                       socket, unix:PATH,server=on to listen, chardev:ID
   -qtest-log FILE     log the conversation (none: do not)
-  -machine NAME, -M   pc (the default), q35, isapc or none
+  -machine NAME, -M   pc (the default), q35, isapc or none; hpet=off without an HPET
   -device FILE        add a device file, or one of devc's by name; PARAM=VALUE
                       sets a parameter, LINE=N wires a line to interrupt input N
   -m SIZE[K|M|G]      plain RAM from address 0 on (128M)
   -qmp CHANNEL        a monitor: qmp_capabilities, system_reset, quit, ...
   -chardev socket,id=ID,path=PATH[,server=on]   a channel for -mon and -qtest
   -mon chardev=ID,mode=control                  a monitor on it
-  -rtc base=DATE[,clock=vm]                     the date at time 0
+  -rtc base=DATE[,clock=vm]   the date at time 0: utc (the default), localtime or
+                      e.g. 2026-01-31T23:59:50
+  -global DEVICE.PARAM=VALUE   a parameter of one of the board's devices: i8254,
+                      acpi_pm, hpet, mc146818. The RTC's update takes no time and its
+                      periodic phase starts at each tick, as QEMU's; as the chip's with
+                      -global mc146818.update=65 -global mc146818.locked=on
 Other options of QEMU are accepted and ignored.
 """
 
 MAX_RAM = 3 << 30
 """Above it the PC has its devices."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ON = ("on", "yes", "true")
+_SWITCH = {"on": 1, "yes": 1, "true": 1, "off": 0, "no": 0, "false": 0}
+_DRIVERS = {"mc146818rtc": "mc146818", "isa-pit": "i8254"}
+"""Our device files by QEMU's names for the devices."""
 
 _SUFFIXES = {"k": 10, "m": 20, "g": 30, "b": 0}
 
@@ -68,7 +79,11 @@ class Settings:
     chardevs: dict[str, Address] = field(default_factory=dict)
     monitors: list[str] = field(default_factory=list)
     devices: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    hpet: bool = True
     rtc_base: datetime | None = None
+    """At time 0; None is the present moment."""
+    parameters: list[tuple[str, str, str]] = field(default_factory=list)
+    """Device, parameter, value."""
     notes: list[str] = field(default_factory=list)
     help: bool = False
 
@@ -93,7 +108,7 @@ def _properties(text: str, implied: str) -> dict[str, str]:
 
 
 def _is_server(properties: dict[str, str]) -> bool:
-    return properties.get("server", "off") in ("on", "yes", "true")
+    return properties.get("server", "off") in _ON
 
 
 def _address(settings: Settings, text: str) -> Address:
@@ -121,9 +136,15 @@ def _log(settings: Settings, value: str) -> None:
 
 
 def _machine(settings: Settings, value: str) -> None:
-    name = _properties(value, "type").get("type")
-    if name is not None:
-        settings.board = boards.find(name)
+    properties = _properties(value, "type")
+    if "type" in properties:
+        settings.board = boards.find(properties["type"])
+    if "hpet" in properties:
+        settings.hpet = properties["hpet"] in _ON
+
+
+def _no_hpet(settings: Settings) -> None:
+    settings.hpet = False
 
 
 def _memory(settings: Settings, value: str) -> None:
@@ -169,13 +190,34 @@ def _rtc(settings: Settings, value: str) -> None:
     if properties.get("clock", "vm") != "vm":
         settings.notes.append(f"-rtc {value}: every clock here is the virtual one, moved by clock_step")
     base = properties.get("base", "utc")
-    if base not in ("utc", "localtime"):
-        try:
-            settings.rtc_base = datetime.fromisoformat(base).replace(tzinfo=UTC)
-        except ValueError:
-            raise OptionError(
-                f"-rtc base={base}: a date is utc, localtime or e.g. 2026-01-31T23:59:50"
-            ) from None
+    if base == "localtime":
+        settings.rtc_base = datetime.now().replace(tzinfo=UTC)
+    elif base != "utc":
+        settings.rtc_base = _date(base)
+
+
+def _date(text: str) -> datetime:
+    try:
+        date = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        date = _EPOCH - timedelta(1)
+    if date < _EPOCH:
+        raise OptionError(
+            f"-rtc base={text}: a date is utc, localtime or one from 1970 on, e.g. 2026-01-31T23:59:50"
+        )
+    return date
+
+
+def _global(settings: Settings, value: str) -> None:
+    properties = _properties(value, "")
+    if {"driver", "property", "value"} <= properties.keys():
+        driver, name, given = (properties[key] for key in ("driver", "property", "value"))
+    else:
+        path, equals, given = value.partition("=")
+        driver, dot, name = path.partition(".")
+        if not equals or not dot:
+            raise OptionError(f"-global {value}: it takes DEVICE.PARAM=VALUE, e.g. mc146818.update=65")
+    settings.parameters.append((_DRIVERS.get(driver, driver), name, given))
 
 
 def _help(settings: Settings) -> None:
@@ -193,15 +235,20 @@ _WITH_VALUE: dict[str, Callable[[Settings, str], None]] = {
     "qmp": _qmp,
     "device": _device,
     "rtc": _rtc,
+    "global": _global,
 }
-_ALONE: dict[str, Callable[[Settings], None]] = {"help": _help, "h": _help}
+_ALONE: dict[str, Callable[[Settings], None]] = {
+    "help": _help,
+    "h": _help,
+    "no-hpet": _no_hpet,
+}
 _QUIET_WITH_VALUE = """
-    accel append audio audiodev bios boot cpu d D display global icount initrd k kernel L monitor msg name
+    accel append audio audiodev bios boot cpu d D display icount initrd k kernel L monitor msg name
     net netdev nic object overcommit parallel pidfile sandbox seed serial smbios smp trace usbdevice uuid
     vga vnc watchdog-action
 """
 _QUIET_ALONE = """
-    S daemonize enable-kvm no-acpi no-fd-bootchk no-hpet no-reboot no-shutdown no-user-config nodefaults
+    S daemonize enable-kvm no-acpi no-fd-bootchk no-reboot no-shutdown no-user-config nodefaults
     nographic only-migratable preconfig singlestep snapshot usb
 """
 _IGNORED = frozenset(_QUIET_WITH_VALUE.split())
@@ -245,13 +292,39 @@ def _add_device(
     lines = {line.name for line in loaded.module.lines}
     numbers: dict[str, int] = {}
     for key, value in properties.items():
-        try:
-            numbers[key] = int(value, 0) if value not in ("on", "off") else int(value == "on")
-        except ValueError:
-            raise OptionError(f"-device {driver}: {key}={value} is not a number") from None
+        numbers[key] = _number(f"-device {driver}: {key}={value}", value)
     params = {key: number for key, number in numbers.items() if key not in lines}
     device = machine.add(loaded, name, python=None, **params)
     interrupts.connect(machine, device, {key: numbers[key] for key in numbers.keys() & lines})
+
+
+def _number(option: str, text: str) -> int:
+    """A parameter's value. Raises OptionError."""
+    try:
+        return _SWITCH[text] if text in _SWITCH else int(text, 0)
+    except ValueError:
+        raise OptionError(f"{option} is not a number") from None
+
+
+def _board_settings(settings: Settings) -> dict[str, dict[str, int]]:
+    """The parameters of the board's devices. Raises OptionError."""
+    from ..compiler.driver import load
+
+    found: dict[str, dict[str, int]] = {device: {} for device in settings.board.devices}
+    if "mc146818" in found:
+        found["mc146818"]["date"] = int((settings.rtc_base or datetime.now(UTC)).timestamp())
+    elif settings.rtc_base is not None:
+        _note("-rtc base: this machine has no clock to set")
+    for device, name, value in settings.parameters:
+        option = f"-global {device}.{name}={value}"
+        if device not in found:
+            continue  # of a device of QEMU's that is none of ours
+        known = [param.name for param in load(device).module.params]
+        if name in known:
+            found[device][name] = _number(option, value)
+        else:
+            _note(f"{option}: {device} has no such parameter, ignored; it has: {', '.join(known)}")
+    return found
 
 
 def _is_ours(driver: str) -> bool:
@@ -294,7 +367,13 @@ def _run(settings: Settings, stop: int) -> None:
         peer = QtestPeer(log)
         machine, memory = Machine(), Memory(settings.ram)
         session = Qtest(machine, memory, peer.send)
-        interrupts = boards.build(settings.board, machine, session.interrupt)
+        interrupts = boards.build(
+            settings.board,
+            machine,
+            session.interrupt,
+            hpet=settings.hpet,
+            settings=_board_settings(settings),
+        )
         for driver, properties in settings.devices:
             if _is_ours(driver):
                 _add_device(machine, interrupts, driver, properties)
@@ -307,8 +386,6 @@ def _run(settings: Settings, stop: int) -> None:
         if settings.qtest is not None:
             channels.append((_address(settings, settings.qtest), peer))
         channels += [(_address(settings, text), QmpPeer(machine.reset)) for text in settings.monitors]
-        if settings.rtc_base is not None and not any("rtc" in name for name in machine.devices):
-            _note("-rtc base: this machine has no clock to set")
         serve(channels, stop)
         machine.close()
 

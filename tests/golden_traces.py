@@ -11,6 +11,7 @@ import json
 import lzma
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,15 @@ def replay(trace: Trace, engine: Engine = "native") -> Answers:
 
     started = False
     machine = Machine(engine=engine)
-    boards.build(boards.find(trace.meta["machine"]["machine"]), machine, interrupt)
+    recorded_on = trace.meta["machine"]
+    date = datetime.fromisoformat(recorded_on["rtc_base"]).replace(tzinfo=UTC)
+    boards.build(
+        boards.find(recorded_on["machine"]),
+        machine,
+        interrupt,
+        hpet=recorded_on["hpet"],
+        settings={"mc146818": {"date": int(date.timestamp())}},
+    )
     started = True
     for operation in trace.operations:
         answers.values.append(_perform(machine, operation))

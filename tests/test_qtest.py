@@ -374,7 +374,7 @@ def test_memory_sizes(text: str, size: int) -> None:
         ("-machine microvm", "there is no machine 'microvm'"),
         ("-qtest", "-qtest needs a value"),
         ("disk.img", "'disk.img' is not an option"),
-        ("-rtc base=tomorrow", "a date is utc, localtime or e.g."),
+        ("-rtc base=tomorrow", "a date is utc, localtime or one from 1970 on, e.g."),
         ("-m lots", "a size is a number with K, M or G"),
         ("-chardev socket,path=x", "needs an id=ID"),
         ("-qtest tcp:localhost:1", "use stdio, unix:PATH"),

@@ -2,6 +2,12 @@
 
 A board is for hosts that imitate a whole PC (qtest). Interrupts are numbered as
 the I/O APIC's inputs, a PC's ISA interrupt 0 being 0 (as QEMU numbers them).
+Where there is an HPET, the PIT's and the RTC's lines lead through it, which gates
+them in legacy replacement.
+
+The RTC is QEMU's in two things, because boards are for what is written against
+QEMU: its update takes no time, and its periodic phase starts at each tick. The
+chip's 1984 us and its divider's phase are `update=65` and `locked=1`.
 
 Non-goals: interrupt controllers, memory, firmware.
 """
@@ -22,44 +28,65 @@ Interrupt = Callable[[int, int, int], object]
 """Called with (input, level, virtual ns)."""
 
 
+Settings = Mapping[str, Mapping[str, int]]
+"""Parameters by device, over those that the board gives."""
+
+HPET = "hpet"
+HPET_INPUTS = 24
+"""Inputs of the PC's I/O APIC, which an HPET can have in its routing capability."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A device of the board; `lines` maps its output lines to interrupt inputs."""
+    """A device of the board.
+
+    `lines` maps its output lines to interrupt inputs, or to the HPET's input,
+    "hpet.slot", and the interrupt input where there is no HPET.
+    """
 
     device: str
-    lines: Mapping[str, int]
+    lines: Mapping[str, int | tuple[str, int]]
     params: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """`names`: as `-machine` knows it, the family's prefix with a trailing dash too."""
+    """`names`: as `-machine` knows it, the family's prefix with a trailing dash too.
+    `hpet`: the HPET's parameters, None for a board that cannot have one."""
 
     names: tuple[str, ...]
     doc: str
     parts: tuple[Part, ...]
     functions: tuple[Function, ...] = ()
+    hpet: Mapping[str, int] | None = None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What can stand on the board, by the names of the device files."""
+        return (*(part.device for part in self.parts), *([HPET] if self.hpet is not None else []))
 
 
-_PIT = Part("i8254", {"irq0": 0})
+_PIT = Part("i8254", {"irq0": ("hpet.pit", 0)})
+_RTC = Part("mc146818", {"irq8": ("hpet.rtc", 8)}, {"update": 0, "locked": 0})
 _UNPLACED_PM_TIMER = Part("acpi_pm", {"sci": 9}, {"base": None})
 
 BOARDS = (
     Board(
         ("pc", "pc-i440fx-"),
         "i440FX and PIIX4; the PM timer is placed by function 00:01.3",
-        (_PIT, _UNPLACED_PM_TIMER),
+        (_PIT, _RTC, _UNPLACED_PM_TIMER),
         (
             Function(0, 0, 0x8086, 0x1237, 0x060000),
             Function(1, 0, 0x8086, 0x7000, 0x060100),
             # PIIX4 (290562): PMBASE 7.2.10, PMREGMISC 7.2.16.
             Function(1, 3, 0x8086, 0x7113, 0x068000, Placement("acpi_pm", "base", 0x40, 0xFFC0, 0x80, 0x01)),
         ),
+        {"irq0": 0, "routes": 0x0000_0004},
     ),
     Board(
         ("q35", "pc-q35-"),
         "Q35 and ICH9; the PM timer is placed by function 00:1f.0",
-        (_PIT, _UNPLACED_PM_TIMER),
+        (_PIT, _RTC, _UNPLACED_PM_TIMER),
         (
             Function(0, 0, 0x8086, 0x29C0, 0x060000),
             # ICH9 (316972): PMBASE 13.1.13, ACPI_CNTL 13.1.14.
@@ -67,8 +94,9 @@ BOARDS = (
                 0x1F, 0, 0x8086, 0x2918, 0x060100, Placement("acpi_pm", "base", 0x40, 0xFF80, 0x44, 0x80)
             ),
         ),
+        {"irq0": 0, "routes": 0x00FF_0104},
     ),
-    Board(("isapc",), "a PC without PCI: the PIT alone", (_PIT,)),
+    Board(("isapc",), "a PC without PCI: the PIT and the RTC", (_PIT, _RTC)),
     Board(("none",), "nothing; add devices with -device", ()),
 )
 
@@ -113,23 +141,45 @@ class Interrupts:
         machine.wire(line, sink)
 
 
-def build(board: Board, machine: Machine, interrupt: Interrupt) -> Interrupts:
-    """Put a board's devices on a machine. Raises MachineError."""
+def build(
+    board: Board,
+    machine: Machine,
+    interrupt: Interrupt,
+    *,
+    hpet: bool = True,
+    settings: Settings | None = None,
+) -> Interrupts:
+    """Put a board's devices on a machine, the HPET if `hpet` and the board can have one.
+
+    Raises MachineError.
+    """
     interrupts = Interrupts(interrupt)
+    settings = settings or {}
+    has_hpet = hpet and board.hpet is not None
+    if has_hpet:
+        timers = machine.add(HPET, None, **{**(board.hpet or {}), **settings.get(HPET, {})})
+        interrupts.connect(machine, timers, {f"irq[{n}]": n for n in range(HPET_INPUTS)})
     for part in board.parts:
-        device = machine.add(part.device, None, python=None, **part.params)
-        interrupts.connect(machine, device, part.lines)
-    if board.functions:
-        configuration = Configuration(board.functions, _mover(machine))
-        machine.claim(
-            "PCI configuration",
-            "io",
-            CONFIG_ADDRESS,
-            CONFIG_SIZE,
-            configuration.read,
-            configuration.write,
+        device = machine.add(
+            part.device, None, python=None, **{**part.params, **settings.get(part.device, {})}
         )
+        for line, target in part.lines.items():
+            if isinstance(target, int):
+                interrupts.connect(machine, device, {line: target})
+            elif has_hpet:
+                machine.wire(f"{device.name}.{line}", target[0])
+            else:
+                interrupts.connect(machine, device, {line: target[1]})
+    if board.functions:
+        _claim_configuration(board, machine)
     return interrupts
+
+
+def _claim_configuration(board: Board, machine: Machine) -> None:
+    configuration = Configuration(board.functions, _mover(machine))
+    machine.claim(
+        "PCI configuration", "io", CONFIG_ADDRESS, CONFIG_SIZE, configuration.read, configuration.write
+    )
 
 
 def _mover(machine: Machine) -> Callable[[str, str, int | None], None]:

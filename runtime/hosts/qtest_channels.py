@@ -221,7 +221,7 @@ def _remove_stale(path: str) -> None:
 def serve(channels: list[tuple[Address, QtestPeer | QmpPeer]], stop: int) -> None:
     """Talk until the qtest client is gone, a monitor says `quit`, or the descriptor `stop`
     becomes readable. Raises ChannelError."""
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:  # epoll refuses a regular file, which stdin may be
         selector.register(stop, selectors.EVENT_READ, lambda: False)
         started: list[_Channel] = []
         try:
