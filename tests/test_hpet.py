@@ -1,0 +1,688 @@
+"""The HPET's registers, counter and one-shot timers by IA-PC HPET 1.0a; every test runs on both engines.
+
+Enabled at tick 0 with the counter at 0, it stands at k during tick k, and a
+comparator of k matches at that tick's first instant.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from .rig import SECOND
+from .rig_hpet import (
+    ALL_ONES,
+    CAPABILITIES,
+    CONFIGURATION,
+    COUNTER,
+    FSB_EN,
+    INT_ENB,
+    LEVEL,
+    MODE32,
+    PER_INT_CAP,
+    PERIODIC,
+    ROUTE,
+    ROUTES,
+    SIZE_CAP,
+    STATUS,
+    Hpet,
+    route,
+)
+
+
+@pytest.fixture
+def hpet(engine: str) -> Hpet:
+    return Hpet(engine)
+
+
+def started(engine: str, counter: int = 0, **params: int) -> Hpet:
+    """Halted before tick 1000, the counter set; `enable()` starts it."""
+    hpet = Hpet(engine, **params)
+    hpet.counter = counter
+    return hpet
+
+
+# --- 2.3.4: general capabilities ---------------------------------------------
+
+
+def test_the_capability_register_tells_vendor_width_legacy_routes_timers_and_revision(hpet: Hpet) -> None:
+    assert hpet.read(CAPABILITIES) & 0xFFFF_FFFF == 0x8086_A201
+
+
+@pytest.mark.parametrize("hz", [10_000_000, 25_000_000, 100_000_000, 1_000_000_000])
+def test_the_capability_register_tells_the_period_in_femtoseconds(engine: str, hz: int) -> None:
+    assert Hpet(engine, hz=hz).read(CAPABILITIES) >> 32 == 10**15 // hz
+
+
+def test_a_period_that_is_no_whole_number_of_femtoseconds_is_off_by_less_than_one(engine: str) -> None:
+    period = Hpet(engine, hz=14_318_180).read(CAPABILITIES) >> 32
+    assert abs(period - 10**15 / 14_318_180) < 1
+
+
+@pytest.mark.parametrize("timers", [3, 4, 8, 31, 32])
+def test_there_are_3_to_32_timers(engine: str, timers: int) -> None:
+    hpet = Hpet(engine, timers=timers)
+    assert hpet.read(CAPABILITIES) >> 8 & 0x1F == timers - 1
+    assert hpet.comparator(timers - 1) == ALL_ONES
+    for n in range(timers, 32):
+        for offset in (0x100, 0x108, 0x110):
+            hpet.write(offset + 0x20 * n, ALL_ONES)
+            assert hpet.read(offset + 0x20 * n) == 0
+
+
+def test_the_last_of_32_timers_works(engine: str) -> None:
+    hpet = Hpet(engine, timers=32)
+    hpet.one_shot(31, 100, INT_ENB | LEVEL)
+    hpet.enable()
+    assert hpet.next_rise(ROUTE) == 1100
+    assert hpet.status == 1 << 31
+    hpet.acknowledge(31)
+    assert (hpet.status, hpet.level(ROUTE)) == (0, 0)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_the_capability_register_ignores_writes(hpet: Hpet, width: int) -> None:
+    before = hpet.read(CAPABILITIES)
+    for offset in range(0, 8, width):
+        for value in (0, ALL_ONES):
+            hpet.write(offset, value, width)
+    assert hpet.read(CAPABILITIES) == before
+
+
+# --- 2.3.2: accesses -----------------------------------------------------------
+
+
+def test_both_halves_of_every_register_can_be_read_alone(hpet: Hpet) -> None:
+    hpet.counter = 0x1122_3344_5566_7788
+    for offset in (CAPABILITIES, CONFIGURATION, STATUS, COUNTER, 0x100, 0x108, 0x110, 0x140, 0x148):
+        whole = hpet.read(offset)
+        assert hpet.read(offset, 4) | hpet.read(offset + 4, 4) << 32 == whole
+
+
+@pytest.mark.parametrize(
+    ("offset", "width"),
+    [
+        *((0xF0, 1), (0xF3, 1), (0xF0, 2), (0xF2, 2)),
+        *((0xF1, 4), (0xF2, 4), (0xF3, 4), (0xF4, 8), (0xF1, 8), (0xEC, 8)),
+        *((0xF0, 3), (0xF0, 16), (0xF0, 0)),
+    ],
+)
+def test_an_access_of_another_size_or_unaligned_reads_0_and_has_no_effect(
+    hpet: Hpet, offset: int, width: int
+) -> None:
+    hpet.counter = 0x1122_3344_5566_7788
+    hpet.write(offset, 0, width)
+    assert hpet.counter == 0x1122_3344_5566_7788
+    assert hpet.read(offset, width) == 0
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_what_is_between_the_registers_reads_0_and_ignores_writes(hpet: Hpet, width: int) -> None:
+    used = {CAPABILITIES, CONFIGURATION, STATUS, COUNTER}
+    used |= {0x100 + 0x20 * n + at for n in range(3) for at in (0, 8, 16)}
+    before = {offset: hpet.read(offset) for offset in used}
+    for offset in range(0, 0x400, width):
+        if offset & ~7 not in used:
+            hpet.write(offset, ALL_ONES, width)
+            assert hpet.read(offset, width) == 0
+    assert {offset: hpet.read(offset) for offset in used} == before
+
+
+# --- 2.3.5: general configuration; 3.1: initial state ---------------------------
+
+
+def test_after_reset_the_counter_is_halted_and_zero_and_nothing_is_enabled(hpet: Hpet) -> None:
+    assert hpet.read(CONFIGURATION) == 0
+    assert hpet.status == 0
+    assert hpet.counter == 0
+    hpet.step(SECOND)
+    assert (hpet.counter, hpet.levels, hpet.every_rise()) == (0, 0, {})
+
+
+def test_after_reset_the_comparators_are_all_ones(hpet: Hpet) -> None:
+    assert [hpet.comparator(n) for n in range(3)] == [ALL_ONES] * 3
+
+
+def test_after_reset_a_timer_shows_only_its_capabilities(hpet: Hpet) -> None:
+    for n in range(3):
+        assert hpet.config(n) & ~route(0x1F) == ROUTES << 32 | PER_INT_CAP | SIZE_CAP
+
+
+def test_the_general_configuration_has_bits_1_and_0_only(hpet: Hpet) -> None:
+    hpet.write(CONFIGURATION, ALL_ONES)
+    assert hpet.read(CONFIGURATION) == 3
+    hpet.write(CONFIGURATION + 4, ALL_ONES, 4)
+    assert hpet.read(CONFIGURATION) == 3
+    hpet.write(CONFIGURATION, 0, 4)
+    assert hpet.read(CONFIGURATION) == 0
+
+
+# --- 2.3.7: main counter -----------------------------------------------------------
+
+
+def test_the_counter_counts_ticks_while_enabled(hpet: Hpet) -> None:
+    hpet.enable()
+    for ticks in (0, 1, 1, 98, 10**9):
+        hpet.wait(ticks)
+        assert hpet.counter == hpet.tick - 1000
+
+
+def test_the_counter_changes_exactly_every_tick(hpet: Hpet) -> None:
+    hpet.enable()
+    start = hpet.now
+    values = []
+    for ns in range(40):
+        hpet.now = start + ns
+        values.append(hpet.counter)
+    assert values == [ns // 10 for ns in range(40)]
+
+
+def test_a_disable_freezes_the_counter_and_an_enable_goes_on_from_there(hpet: Hpet) -> None:
+    hpet.enable()
+    hpet.wait(500)
+    hpet.halt()
+    hpet.wait(10**9)
+    assert hpet.counter == 500
+    hpet.enable()
+    hpet.wait(7)
+    assert hpet.counter == 507
+
+
+def test_the_counter_does_not_drift_when_it_is_halted_and_started_often(hpet: Hpet) -> None:
+    for _ in range(200):
+        hpet.enable()
+        hpet.wait(3)
+        hpet.halt()
+        hpet.wait(2)
+    assert hpet.counter == 600
+
+
+def test_the_counter_is_64_bits_wide_and_wraps_to_0(engine: str) -> None:
+    hpet = started(engine, ALL_ONES - 1)
+    hpet.enable()
+    seen = []
+    for _ in range(4):
+        seen.append(hpet.counter)
+        hpet.wait(1)
+    assert seen == [ALL_ONES - 1, ALL_ONES, 0, 1]
+
+
+def test_a_carry_reaches_the_upper_half(engine: str) -> None:
+    hpet = started(engine, 0xFFFF_FFFF)
+    hpet.enable()
+    hpet.wait(1)
+    assert (hpet.read(COUNTER, 4), hpet.read(COUNTER + 4, 4)) == (0, 1)
+
+
+def test_the_halves_of_the_halted_counter_are_written_independently(hpet: Hpet) -> None:
+    hpet.write(COUNTER, 0x1111_1111, 4)
+    hpet.write(COUNTER + 4, 0x2222_2222, 4)
+    assert hpet.counter == 0x2222_2222_1111_1111
+    hpet.write(COUNTER, 0x3333_3333, 4)
+    assert hpet.counter == 0x2222_2222_3333_3333
+
+
+def test_a_write_to_the_running_counter_is_stored_and_counts_on_from_there(hpet: Hpet) -> None:
+    """The specification forbids it; here the counter goes on from what was written."""
+    hpet.enable()
+    hpet.wait(1000)
+    hpet.counter = 5
+    assert hpet.counter == 5
+    hpet.wait(10)
+    assert hpet.counter == 15
+
+
+def test_a_half_written_to_the_running_counter_leaves_the_other_half_as_it_stands(hpet: Hpet) -> None:
+    hpet.enable()
+    hpet.wait(1000)
+    hpet.write(COUNTER + 4, 7, 4)
+    assert hpet.counter == 7 << 32 | 1000
+    hpet.wait(10)
+    hpet.write(COUNTER, 3, 4)
+    assert hpet.counter == 7 << 32 | 3
+
+
+def test_a_hundred_years_are_counted_exactly(hpet: Hpet) -> None:
+    hpet.enable()
+    hpet.step(100 * 365 * 86_400 * SECOND)
+    assert hpet.counter == 100 * 365 * 86_400 * 100_000_000
+
+
+def test_a_clock_whose_tick_is_no_whole_number_of_nanoseconds_is_not_truncated(engine: str) -> None:
+    hpet = Hpet(engine, hz=14_318_180)
+    hpet.at(0)
+    hpet.enable()
+    for ns in (1, 69, 70, 139, 140, 10**9 - 1, 10**9, 86_400 * 10**9 + 1):
+        hpet.now = ns
+        assert hpet.counter == ns * 14_318_180 // 10**9
+
+
+# --- 2.3.8: timer configuration ------------------------------------------------------
+
+
+def test_the_fields_of_a_timer_are_kept_and_its_reserved_bits_are_0(hpet: Hpet) -> None:
+    hpet.configure(1, 0xFFFF_FFFF & ~route(0x1F) | route(ROUTE))
+    kept = hpet.config(1) & ~(1 << 6)
+    assert kept == ROUTES << 32 | SIZE_CAP | PER_INT_CAP | LEVEL | INT_ENB | PERIODIC | MODE32 | route(ROUTE)
+
+
+def test_the_capability_half_of_a_timer_ignores_writes(hpet: Hpet) -> None:
+    hpet.write(0x104, ALL_ONES, 4)
+    hpet.configure(0, ALL_ONES << 32)
+    assert hpet.config(0) >> 32 == ROUTES
+
+
+def test_the_route_capability_is_a_parameter(engine: str) -> None:
+    hpet = Hpet(engine, routes=0x00F0_0800)
+    assert hpet.read(0x104, 4) == 0x00F0_0800
+
+
+def test_timers_are_configured_independently(hpet: Hpet) -> None:
+    hpet.configure(0, INT_ENB | route(2))
+    hpet.configure(1, LEVEL | route(8))
+    hpet.configure(2, MODE32 | route(16))
+    fields = LEVEL | INT_ENB | PERIODIC | MODE32 | FSB_EN | route(0x1F)
+    configured = [hpet.config(n) & fields for n in range(3)]
+    assert configured == [INT_ENB | route(2), LEVEL | route(8), MODE32 | route(16)]
+
+
+@pytest.mark.parametrize("line", [line for line in range(32) if ROUTES >> line & 1])
+def test_a_timer_drives_the_input_of_its_route(hpet: Hpet, line: int) -> None:
+    hpet.one_shot(2, 100, line=line)
+    assert hpet.config(2) & route(0x1F) == route(line)
+    hpet.enable()
+    hpet.wait(200)
+    assert hpet.every_rise() == {line: 1}
+
+
+@pytest.mark.parametrize("line", [line for line in range(32) if not ROUTES >> line & 1])
+def test_a_route_outside_the_capability_reads_back_otherwise_and_drives_nothing_there(
+    engine: str, line: int
+) -> None:
+    """What it reads back is not specified, nor who gets the interrupt: never a line beyond the capability."""
+    for mode in (0, LEVEL):
+        hpet = Hpet(engine)
+        hpet.one_shot(0, 100, INT_ENB | mode, line)
+        if line:
+            assert hpet.config(0) & route(0x1F) != route(line)
+        hpet.enable()
+        hpet.wait(200)
+        assert all(ROUTES >> driven & 1 for driven in hpet.every_rise())
+        assert hpet.levels & ~ROUTES == 0
+
+
+def test_a_route_of_31_is_possible(engine: str) -> None:
+    hpet = Hpet(engine, routes=1 << 31)
+    hpet.one_shot(0, 100, INT_ENB | LEVEL, 31)
+    hpet.enable()
+    hpet.wait(100)
+    assert hpet.levels == 1 << 31
+
+
+# --- 2.4.3.1: one-shot, edge ---------------------------------------------------------
+
+
+def test_a_one_shot_pulses_its_line_in_the_tick_of_the_match(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.wait(499)
+    hpet.now += 9
+    assert hpet.rises(ROUTE) == 0
+    hpet.now += 1
+    assert (hpet.rises(ROUTE), hpet.level(ROUTE)) == (1, 0)
+
+
+def test_the_deadline_is_the_match_never_early(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    assert hpet.device.deadline == hpet.ns(1500)
+
+
+def test_a_deadline_is_not_early_where_a_tick_is_no_whole_number_of_nanoseconds(engine: str) -> None:
+    hpet = Hpet(engine, hz=14_318_180)
+    hpet.at(0)
+    hpet.one_shot(0, 1_000_003)
+    hpet.enable()
+    assert hpet.device.deadline == -(-1_000_003 * SECOND // 14_318_180)
+    hpet.now = hpet.device.deadline - 1
+    assert (hpet.rises(ROUTE), hpet.counter) == (0, 1_000_002)
+    hpet.now += 1
+    assert (hpet.rises(ROUTE), hpet.counter) == (1, 1_000_003)
+
+
+def test_an_edge_interrupt_leaves_the_status_bit_0(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.wait(1000)
+    assert (hpet.rises(ROUTE), hpet.status) == (1, 0)
+
+
+def test_a_one_shot_fires_once(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.step(365 * 86_400 * SECOND)
+    assert hpet.rises(ROUTE) == 1
+
+
+def test_a_one_shot_does_not_change_its_comparator(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.wait(1000)
+    assert hpet.comparator(0) == 500
+
+
+def test_a_one_shot_can_be_set_again_and_again(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    for k in range(1, 20):
+        assert hpet.next_rise(ROUTE) == 1000 + 500 * k
+        hpet.compare(0, 500 * (k + 1))
+    assert hpet.rises(ROUTE) == 19
+
+
+def test_a_disabled_edge_interrupt_is_not_delivered_later(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, bits=0)
+    hpet.enable()
+    hpet.wait(1000)
+    hpet.configure(0, INT_ENB | route(ROUTE))
+    hpet.wait(1000)
+    assert (hpet.every_rise(), hpet.status) == ({}, 0)
+
+
+def test_a_halted_counter_matches_nothing(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.wait(499)
+    hpet.halt()
+    hpet.wait(10_000)
+    assert hpet.rises(ROUTE) == 0
+    hpet.enable()
+    hpet.wait(1)
+    assert hpet.rises(ROUTE) == 1
+
+
+def test_moving_the_counter_moves_the_match(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.wait(100)
+    hpet.counter = 495
+    assert hpet.next_rise(ROUTE) == 1105
+
+
+def test_a_counter_written_past_the_comparator_matches_nothing(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.wait(100)
+    hpet.counter = 501
+    hpet.step(86_400 * SECOND)
+    assert hpet.every_rise() == {}
+
+
+def test_a_one_shot_already_past_does_not_fire_before_the_counter_wraps(engine: str) -> None:
+    hpet = started(engine, 1000)
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.step(365 * 86_400 * SECOND)
+    assert hpet.rises(ROUTE) == 0
+
+
+def test_a_one_shot_already_past_fires_after_the_counter_has_wrapped(engine: str) -> None:
+    hpet = started(engine, ALL_ONES - 99)  # wraps after 100 ticks
+    hpet.one_shot(0, 50)
+    hpet.enable()
+    assert hpet.next_rise(ROUTE) == 1150
+    assert hpet.counter == 50
+
+
+def test_a_write_of_half_a_comparator_keeps_the_other_half(hpet: Hpet) -> None:
+    hpet.compare(0, 0x1111_1111, 4)
+    assert hpet.comparator(0) == 0xFFFF_FFFF_1111_1111
+    hpet.compare(0, 0x2222_2222, 4, high=True)
+    assert hpet.comparator(0) == 0x2222_2222_1111_1111
+
+
+def test_timers_on_one_route_each_pulse_it(hpet: Hpet) -> None:
+    for n in range(3):
+        hpet.one_shot(n, 100 * (n + 1))
+    hpet.enable()
+    rises = [hpet.next_rise(ROUTE) for _ in range(3)]
+    assert rises == [1100, 1200, 1300]
+
+
+def test_timers_that_match_in_one_tick_all_fire(hpet: Hpet) -> None:
+    for n, line in enumerate((16, 17, 18)):
+        hpet.one_shot(n, 100, line=line)
+    hpet.enable()
+    hpet.run_to_deadline()
+    assert hpet.every_rise() == {16: 1, 17: 1, 18: 1}
+
+
+# --- 2.3.6: level interrupts and the status register ----------------------------------
+
+
+def test_a_level_interrupt_raises_the_line_until_its_status_is_written_1(hpet: Hpet) -> None:
+    hpet.one_shot(1, 500, INT_ENB | LEVEL)
+    hpet.enable()
+    hpet.wait(500)
+    assert (hpet.status, hpet.level(ROUTE)) == (2, 1)
+    hpet.wait(10_000)
+    assert (hpet.status, hpet.level(ROUTE)) == (2, 1)
+    hpet.acknowledge(1)
+    assert (hpet.status, hpet.level(ROUTE), hpet.rises(ROUTE)) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("value", [0, 1, 4, 0xFFFF_FFFD])
+def test_a_status_bit_is_cleared_by_a_1_in_its_own_place_only(hpet: Hpet, value: int) -> None:
+    hpet.one_shot(1, 500, INT_ENB | LEVEL)
+    hpet.enable()
+    hpet.wait(500)
+    hpet.write(STATUS, value)
+    assert (hpet.status, hpet.level(ROUTE)) == (2, 1)
+
+
+def test_the_upper_half_of_the_status_register_ignores_writes(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, INT_ENB | LEVEL)
+    hpet.enable()
+    hpet.wait(500)
+    hpet.write(STATUS + 4, ALL_ONES, 4)
+    assert hpet.status == 1
+    hpet.write(STATUS, 1, 4)
+    assert hpet.status == 0
+
+
+def test_a_status_bit_cannot_be_set_by_writing_it(hpet: Hpet) -> None:
+    hpet.configure(0, LEVEL | INT_ENB | route(ROUTE))
+    hpet.write(STATUS, ALL_ONES)
+    assert (hpet.status, hpet.levels) == (0, 0)
+
+
+def test_several_status_bits_are_cleared_at_once(hpet: Hpet) -> None:
+    for n in range(3):
+        hpet.one_shot(n, 100 + n, INT_ENB | LEVEL, 16 + n)
+    hpet.enable()
+    hpet.wait(200)
+    assert (hpet.status, hpet.levels) == (7, 7 << 16)
+    hpet.acknowledge(0, 2)
+    assert (hpet.status, hpet.levels) == (2, 2 << 16)
+
+
+def test_the_status_is_set_even_if_the_interrupt_is_disabled(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, LEVEL)
+    hpet.enable()
+    hpet.wait(500)
+    assert (hpet.status, hpet.levels, hpet.every_rise()) == (1, 0, {})
+
+
+def test_enabling_an_interrupt_whose_status_is_set_raises_the_line(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, LEVEL)
+    hpet.enable()
+    hpet.wait(600)
+    hpet.configure(0, LEVEL | INT_ENB | route(ROUTE))
+    assert (hpet.level(ROUTE), hpet.rises(ROUTE)) == (1, 1)
+
+
+def test_the_status_is_kept_by_a_disable_and_the_line_raised_again_by_an_enable(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, LEVEL | INT_ENB)
+    hpet.enable()
+    hpet.wait(600)
+    hpet.configure(0, LEVEL | route(ROUTE))
+    assert (hpet.status, hpet.level(ROUTE)) == (1, 0)
+    hpet.configure(0, LEVEL | INT_ENB | route(ROUTE))
+    assert (hpet.status, hpet.level(ROUTE), hpet.rises(ROUTE)) == (1, 1, 2)
+
+
+def test_an_acknowledged_status_does_not_raise_the_line_again(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, LEVEL)
+    hpet.enable()
+    hpet.wait(600)
+    hpet.acknowledge(0)
+    hpet.configure(0, LEVEL | INT_ENB | route(ROUTE))
+    assert (hpet.status, hpet.level(ROUTE)) == (0, 0)
+
+
+def test_going_from_level_to_edge_lowers_the_line_and_leaves_the_status_0(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, LEVEL | INT_ENB)
+    hpet.enable()
+    hpet.wait(600)
+    assert hpet.level(ROUTE) == 1
+    hpet.configure(0, INT_ENB | route(ROUTE))
+    assert (hpet.status, hpet.level(ROUTE), hpet.rises(ROUTE)) == (0, 0, 1)
+
+
+def test_going_from_edge_to_level_raises_nothing(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500)
+    hpet.enable()
+    hpet.wait(600)
+    hpet.configure(0, LEVEL | INT_ENB | route(ROUTE))
+    assert (hpet.status, hpet.level(ROUTE)) == (0, 0)
+
+
+def test_level_timers_on_one_route_are_a_logical_or(hpet: Hpet) -> None:
+    hpet.one_shot(0, 100, LEVEL | INT_ENB)
+    hpet.one_shot(1, 200, LEVEL | INT_ENB)
+    hpet.enable()
+    hpet.wait(300)
+    hpet.acknowledge(0)
+    assert hpet.level(ROUTE) == 1
+    hpet.acknowledge(1)
+    assert (hpet.level(ROUTE), hpet.rises(ROUTE)) == (0, 1)
+
+
+def test_a_change_of_route_moves_a_raised_line(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, LEVEL | INT_ENB, 16)
+    hpet.enable()
+    hpet.wait(600)
+    hpet.configure(0, LEVEL | INT_ENB | route(17))
+    assert hpet.levels == 1 << 17
+
+
+def test_the_overall_disable_keeps_the_status_for_software_to_clear(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, LEVEL | INT_ENB)
+    hpet.enable()
+    hpet.wait(600)
+    hpet.halt()
+    assert hpet.status == 1
+    hpet.acknowledge(0)
+    assert (hpet.status, hpet.level(ROUTE)) == (0, 0)
+
+
+def test_a_second_match_before_the_acknowledgement_keeps_the_line_high(hpet: Hpet) -> None:
+    hpet.one_shot(0, 500, LEVEL | INT_ENB)
+    hpet.enable()
+    hpet.wait(500)
+    hpet.compare(0, 600)
+    hpet.wait(200)
+    assert (hpet.status, hpet.level(ROUTE), hpet.rises(ROUTE)) == (1, 1, 1)
+    hpet.acknowledge(0)
+    assert hpet.level(ROUTE) == 0
+
+
+# --- 2.3.8, bit 8: 32-bit mode ------------------------------------------------------------
+
+
+def test_a_32_bit_timer_compares_the_lower_half_only(engine: str) -> None:
+    hpet = started(engine, 5 << 32)
+    hpet.one_shot(0, 700, INT_ENB | MODE32)
+    hpet.enable()
+    assert hpet.next_rise(ROUTE) == 1700
+
+
+def test_a_64_bit_timer_compares_both_halves(engine: str) -> None:
+    hpet = started(engine, 5 << 32)
+    hpet.one_shot(0, 700)
+    hpet.enable()
+    hpet.step(3600 * SECOND)
+    assert hpet.rises(ROUTE) == 0
+
+
+def test_a_32_bit_one_shot_also_fires_when_the_counter_wraps(engine: str) -> None:
+    """1.0a, 2.4.3.1: "it will generate another interrupt when the main counter wraps around": at 0."""
+    hpet = started(engine, 2**32 - 300)
+    hpet.one_shot(0, 2**32 - 200, INT_ENB | MODE32)
+    hpet.enable()
+    assert hpet.next_rise(ROUTE) == 1100
+    assert hpet.next_rise(ROUTE) == 1300
+    assert hpet.counter == 2**32
+
+
+def test_a_32_bit_one_shot_already_past_fires_at_the_next_wrap(engine: str) -> None:
+    hpet = started(engine, 2**32 - 100)
+    hpet.one_shot(0, 2**32 - 200, INT_ENB | MODE32)
+    hpet.enable()
+    assert hpet.next_rise(ROUTE) == 1100
+
+
+def test_a_64_bit_one_shot_does_not_fire_when_the_lower_half_wraps(engine: str) -> None:
+    hpet = started(engine, 2**32 - 300)
+    hpet.one_shot(0, 2**32 - 200)
+    hpet.enable()
+    hpet.wait(10_000)
+    assert hpet.rises(ROUTE) == 1
+
+
+def test_a_32_bit_level_one_shot_sets_its_status_at_the_wrap(engine: str) -> None:
+    hpet = started(engine, 2**32 - 300)
+    hpet.one_shot(0, 2**32 - 200, INT_ENB | MODE32 | LEVEL)
+    hpet.enable()
+    hpet.wait(150)
+    hpet.acknowledge(0)
+    hpet.wait(149)
+    assert hpet.status == 0
+    hpet.wait(1)
+    assert (hpet.status, hpet.level(ROUTE)) == (1, 1)
+
+
+def test_a_32_bit_one_shot_at_0_fires_once_at_the_wrap(engine: str) -> None:
+    """Match and wrap are the same tick, and one interrupt."""
+    hpet = started(engine, 2**32 - 100)
+    hpet.one_shot(0, 0, INT_ENB | MODE32)
+    hpet.enable()
+    hpet.wait(1000)
+    assert hpet.rises(ROUTE) == 1
+
+
+def test_a_timer_in_32_bit_mode_has_no_upper_half(hpet: Hpet) -> None:
+    """2.4.7: "the upper 32-bits will always be 0"; what was there is gone."""
+    hpet.compare(0, 0x1234_0000_5678)
+    hpet.configure(0, MODE32)
+    assert hpet.comparator(0) == 0x5678
+    hpet.compare(0, 0x1111_0000_0042)
+    hpet.compare(0, 0x2222, 4, high=True)
+    assert hpet.comparator(0) == 0x42
+    hpet.configure(0, 0)
+    assert hpet.comparator(0) == 0x42
+    hpet.compare(0, 0x2222, 4, high=True)
+    assert hpet.comparator(0) == 0x2222_0000_0042
+
+
+@pytest.mark.parametrize("how", ["comparator", "counter", "enable"])
+def test_a_comparator_equal_to_the_counter_when_it_is_set_is_missed(engine: str, how: str) -> None:
+    """2.4.3.1 warns of it; a match is the counter's arrival, and it has arrived before."""
+    hpet = started(engine, 50)
+    hpet.one_shot(0, 50 if how == "enable" else 5000)
+    hpet.enable()
+    if how == "comparator":
+        hpet.compare(0, 50)
+    elif how == "counter":
+        hpet.counter = 5000
+    hpet.wait(100_000)
+    assert hpet.every_rise() == {}

@@ -1,0 +1,460 @@
+"""The MC146818's calendar, daylight saving and alarms against models as simple as can be.
+
+The calendar's oracle is Python's (Gregorian, the century counted), an alarm's a search
+through a day's seconds, daylight saving's a walk second by second. On both engines, the
+slow one with fewer cases.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import count, islice
+
+import pytest
+
+from .rig_rtc import (
+    AF,
+    AIE,
+    ANY,
+    CENTURY,
+    DM,
+    DSE,
+    H24,
+    HOURS,
+    HZ,
+    MODES,
+    SET,
+    UF,
+    WEEKDAY,
+    B,
+    C,
+    Rtc,
+    encode,
+    hour,
+    number,
+    seconds,
+)
+
+ALL_MODES = pytest.mark.parametrize("mode", [mode for mode, _ in MODES], ids=[name for _, name in MODES])
+CASES = {"native": 400, "reference": 12}
+
+
+def clock(engine: str, moment: datetime, mode: int = H24) -> Rtc:
+    rtc = Rtc(engine, moment)
+    if mode != H24:
+        rtc[B] = mode
+    return rtc
+
+
+# --- the calendar -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (datetime(2026, 1, 31, 23, 59, 59), datetime(2026, 2, 1)),
+        (datetime(2026, 4, 30, 23, 59, 59), datetime(2026, 5, 1)),
+        (datetime(2025, 12, 31, 23, 59, 59), datetime(2026, 1, 1)),
+        (datetime(2023, 2, 28, 23, 59, 59), datetime(2023, 3, 1)),
+        (datetime(2024, 2, 28, 23, 59, 59), datetime(2024, 2, 29)),
+        (datetime(2024, 2, 29, 23, 59, 59), datetime(2024, 3, 1)),
+        (datetime(2000, 2, 28, 23, 59, 59), datetime(2000, 2, 29)),
+        (datetime(2100, 2, 28, 23, 59, 59), datetime(2100, 3, 1)),
+        (datetime(2400, 2, 28, 23, 59, 59), datetime(2400, 2, 29)),
+        (datetime(1999, 12, 31, 23, 59, 59), datetime(2000, 1, 1)),
+        (datetime(2099, 12, 31, 23, 59, 59), datetime(2100, 1, 1)),
+        (datetime(2038, 1, 19, 3, 14, 7), datetime(2038, 1, 19, 3, 14, 8)),
+        (datetime(2106, 2, 7, 6, 28, 15), datetime(2106, 2, 7, 6, 28, 16)),
+    ],
+    ids=str,
+)
+@ALL_MODES
+def test_a_second_carries_into(engine: str, before: datetime, after: datetime, mode: int) -> None:
+    rtc = clock(engine, before, mode)
+    assert rtc.shows(before, mode)
+    rtc.after_update(1)
+    assert rtc.shows(after, mode)
+
+
+def test_1900_is_no_leap_year(engine: str) -> None:
+    rtc = Rtc(engine)
+    rtc.set_time(datetime(1900, 2, 28, 23, 59, 59))
+    rtc.after_update(1)
+    assert rtc.shows(datetime(1900, 3, 1))
+
+
+def test_a_year_stepped_in_hours_is_a_calendar_year(engine: str) -> None:
+    start = datetime(2024, 1, 1, 0, 0, 1)
+    rtc = Rtc(engine, start)
+    step = 3601 if engine == "native" else 86_399
+    for passed in range(step, 366 * 86_400, step):
+        rtc.after_update(passed)
+        assert rtc.shows(start + seconds(passed))
+
+
+@ALL_MODES
+def test_a_day_stepped_in_seconds_around_midnight_and_noon(engine: str, mode: int) -> None:
+    for start in (datetime(2027, 2, 28, 23, 58, 30), datetime(2027, 2, 28, 11, 58, 30)):
+        rtc = clock(engine, start, mode)
+        for passed in range(1, 180, 1 if engine == "native" else 11):
+            rtc.after_update(passed)
+            assert rtc.shows(start + seconds(passed), mode)
+
+
+def random_moment(rng: random.Random, first: int = 1970, last: int = 2400) -> datetime:
+    span = (datetime(last, 1, 1) - datetime(first, 1, 1)).total_seconds()
+    return datetime(first, 1, 1) + seconds(rng.randrange(int(span)))
+
+
+def random_jump(rng: random.Random) -> int:
+    """1 s .. 200 years, each order of magnitude alike."""
+    return int(10 ** rng.uniform(0, 9.8))
+
+
+@ALL_MODES
+def test_a_jump_of_any_length_leads_to_the_right_date(engine: str, mode: int) -> None:
+    rng = random.Random(mode)
+    for _ in range(CASES[engine]):
+        start = random_moment(rng)
+        rtc = clock(engine, start, mode)
+        passed = 0
+        for _ in range(3):
+            passed += random_jump(rng)
+            rtc.after_update(passed)
+            assert rtc.shows(start + seconds(passed), mode), (start, passed)
+
+
+def test_a_time_that_was_set_jumps_as_well_as_the_first_one(engine: str) -> None:
+    rng = random.Random(7)
+    rtc = Rtc(engine)
+    updates = 0
+    for _ in range(CASES[engine]):
+        mode = rng.choice(MODES)[0]
+        start = random_moment(rng, 1900, 2300)
+        rtc.set_time(start, mode)
+        jump = random_jump(rng) // 400 + 1
+        updates += jump
+        rtc.after_update(updates)
+        assert rtc.shows(start + seconds(jump), mode), (start, jump)
+
+
+def test_the_century_counts_to_99_and_begins_again(engine: str) -> None:
+    rtc = Rtc(engine)
+    rtc.set_time(datetime(9999, 12, 31, 23, 59, 59))
+    rtc.after_update(1)
+    shown = rtc.bytes
+    assert shown | {WEEKDAY: 0} == encode(datetime(2000, 1, 1)) | {CENTURY: 0, WEEKDAY: 0}
+    assert shown[WEEKDAY] == 7, "Friday is followed by Saturday"
+
+
+# --- daylight saving ------------------------------------------------------------------------
+
+
+def last_sunday(year: int, month: int) -> datetime:
+    day = datetime(year, month + 1, 1) - timedelta(days=1)
+    return day - timedelta(days=day.isoweekday() % 7)
+
+
+def daylight_saving(moment: datetime) -> Iterator[datetime]:
+    """The seconds that follow, each time shown by a clock with DSE set."""
+    fell_back: datetime | None = None
+    while True:
+        if moment == last_sunday(moment.year, 4) + timedelta(hours=1, minutes=59, seconds=59):
+            moment += timedelta(hours=1, seconds=1)
+        elif (
+            moment == last_sunday(moment.year, 10) + timedelta(hours=1, minutes=59, seconds=59)
+            and fell_back != moment
+        ):
+            fell_back = moment
+            moment -= timedelta(minutes=59, seconds=59)
+        else:
+            moment += seconds(1)
+        yield moment
+
+
+@ALL_MODES
+@pytest.mark.parametrize("year", [2024, 2025, 2026, 2027, 2028, 2029, 2030])
+def test_on_the_last_sunday_of_april_1_59_59_is_followed_by_3_00_00(
+    engine: str, year: int, mode: int
+) -> None:
+    start = last_sunday(year, 4) + timedelta(hours=1, minutes=59, seconds=58)
+    rtc = clock(engine, start, mode | DSE)
+    rtc.after_update(1)
+    assert rtc.shows(start + seconds(1), mode)
+    rtc.after_update(2)
+    assert rtc.shows(last_sunday(year, 4) + timedelta(hours=3), mode)
+
+
+@ALL_MODES
+@pytest.mark.parametrize("year", [2024, 2025, 2026, 2027, 2028, 2029, 2030])
+def test_on_the_last_sunday_of_october_1_59_59_is_followed_by_1_00_00_once(
+    engine: str, year: int, mode: int
+) -> None:
+    sunday = last_sunday(year, 10)
+    rtc = clock(engine, sunday + timedelta(hours=1, minutes=59, seconds=58), mode | DSE)
+    shown = [timedelta(hours=1, minutes=59, seconds=59), timedelta(hours=1)]
+    for passed, time in enumerate(shown, 1):
+        rtc.after_update(passed)
+        assert rtc.shows(sunday + time, mode)
+    rtc.after_update(2 + 3599)
+    assert rtc.shows(sunday + timedelta(hours=1, minutes=59, seconds=59), mode)
+    rtc.after_update(2 + 3600)
+    assert rtc.shows(sunday + timedelta(hours=2), mode)
+
+
+@pytest.mark.parametrize("month", [4, 10])
+def test_without_dse_no_hour_is_skipped_or_repeated(engine: str, month: int) -> None:
+    start = last_sunday(2026, month) + timedelta(hours=1, minutes=59, seconds=59)
+    rtc = clock(engine, start)
+    rtc.after_update(1)
+    assert rtc.shows(start + seconds(1))
+
+
+@pytest.mark.parametrize(("month", "day"), [(4, 19), (4, 25), (4, 27), (10, 18), (10, 24), (10, 26), (3, 29)])
+def test_on_any_other_day_dse_changes_nothing(engine: str, month: int, day: int) -> None:
+    start = datetime(2026, month, day, 1, 59, 59)
+    rtc = clock(engine, start, H24 | DSE)
+    rtc.after_update(1)
+    assert rtc.shows(start + seconds(1))
+    rtc.after_update(7200)
+    assert rtc.shows(start + seconds(7200))
+
+
+def test_daylight_saving_is_the_same_in_steps_and_in_jumps(engine: str) -> None:
+    for month in (4, 10):
+        start = last_sunday(2026, month) + timedelta(hours=0, minutes=30)
+        walk = dict(zip(range(1, 4 * 3600), daylight_saving(start), strict=False))
+        rng = random.Random(month)
+        rtc = clock(engine, start, H24 | DSE)
+        for passed in sorted(rng.sample(sorted(walk), 300 if engine == "native" else 15)):
+            rtc.after_update(passed)
+            assert rtc.shows(walk[passed]), passed
+        for passed in rng.sample(sorted(walk), 100 if engine == "native" else 5):
+            rtc = clock(engine, start, H24 | DSE)
+            rtc.after_update(passed)
+            assert rtc.shows(walk[passed]), passed
+
+
+def test_daylight_saving_over_a_jump_of_months_and_years(engine: str) -> None:
+    """From winter, an hour is ahead in summer and none in the next winter."""
+    start = datetime(2026, 1, 15, 12)
+    for days, ahead in ((30, 0), (90, 0), (120, 3600), (280, 3600), (300, 0), (365, 0), (365 + 150, 3600)):
+        rtc = clock(engine, start, H24 | DSE)
+        rtc.after_update(days * 86_400)
+        assert rtc.shows(start + seconds(days * 86_400 + ahead)), days
+    rtc = clock(engine, start, H24 | DSE)
+    rtc.after_update(100 * 365 * 86_400)
+    assert rtc.shows(start + seconds(100 * 365 * 86_400))
+
+
+def test_a_hundred_years_of_daylight_saving_in_jumps_of_a_week(engine: str) -> None:
+    """Never an hour off outside the hours of the change."""
+    start = datetime(2000, 1, 2, 12)
+    rtc = clock(engine, start, H24 | DSE)
+    for week in range(1, 5200, 1 if engine == "native" else 57):
+        rtc.after_update(week * 7 * 86_400)
+        moment = start + seconds(week * 7 * 86_400)
+        summer = last_sunday(moment.year, 4) <= moment < last_sunday(moment.year, 10)
+        assert rtc.shows(moment + seconds(3600 * summer)), moment
+
+
+@pytest.mark.parametrize(("hours", "rings"), [(0x02, False), (0x03, True)])
+def test_the_alarm_is_compared_with_the_time_that_daylight_saving_shows(
+    engine: str, hours: int, rings: bool
+) -> None:
+    start = last_sunday(2026, 4) + timedelta(hours=1, minutes=59, seconds=58)
+    rtc = clock(engine, start, H24 | DSE)
+    rtc.set_alarm(hours, 0, 0)
+    rtc.after_update(1)
+    assert rtc[C] & AF == 0
+    rtc.after_update(2)
+    assert bool(rtc[C] & AF) == rings
+
+
+def test_an_hour_skipped_has_no_alarm(engine: str) -> None:
+    start = last_sunday(2026, 4) + timedelta(hours=1, minutes=59, seconds=50)
+    rtc = clock(engine, start, H24 | DSE)
+    rtc.set_alarm(0x02, ANY, ANY)
+    rtc.after_update(7200)
+    assert rtc[C] & AF == 0
+
+
+def test_an_hour_repeated_has_its_alarm_twice(engine: str) -> None:
+    start = last_sunday(2026, 10) + timedelta(hours=1, minutes=29, seconds=50)
+    rtc = clock(engine, start, H24 | DSE)
+    rtc.set_alarm(0x01, 0x30, 0x00)
+    rtc[B] = H24 | DSE | AIE
+    assert [tick // HZ for tick in rtc.interrupts(2)] == [10, 10 + 3600]
+
+
+# --- alarms ------------------------------------------------------------------------------------
+
+
+def matches(alarm: tuple[int, int, int], moment: datetime, mode: int) -> bool:
+    shown = hour(moment.hour, mode), number(moment.minute, mode), number(moment.second, mode)
+    return all(want >= ANY or want == byte for want, byte in zip(alarm, shown, strict=True))
+
+
+def search(alarm: tuple[int, int, int], start: datetime, mode: int) -> int | None:
+    """After how many seconds the alarm is next due; None if never."""
+    return next((k for k in range(1, 86_401) if matches(alarm, start + seconds(k), mode)), None)
+
+
+NO_TIME = (0x0A, 0x0F, 0x1A, 0x3C, 0x5F, 0x60, 0x7F, 0x80, 0x8F, 0x99, 0xB0)
+"""Bytes that are no time in some format: some are in another."""
+
+
+def random_alarm(rng: random.Random, start: datetime, mode: int) -> tuple[int, int, int]:
+    """Wild cards of every value, valid bytes of any time, and sometimes a byte that no time has."""
+    moment = start + seconds(rng.randrange(86_400))
+    bytes = hour(moment.hour, mode), number(moment.minute, mode), number(moment.second, mode)
+
+    def choose(byte: int) -> int:
+        chance = rng.random()
+        if chance < 0.35:
+            return rng.randrange(ANY, 0x100)
+        return byte if chance < 0.93 else rng.choice(NO_TIME)
+
+    return choose(bytes[0]), choose(bytes[1]), choose(bytes[2])
+
+
+@ALL_MODES
+def test_an_alarm_comes_when_a_search_through_the_day_finds_it(engine: str, mode: int) -> None:
+    rng = random.Random(mode + 100)
+    for _ in range(60 if engine == "native" else 4):
+        start = random_moment(rng)
+        alarm = random_alarm(rng, start, mode)
+        due = search(alarm, start, mode)
+        rtc = clock(engine, start, mode)
+        rtc.set_alarm(*alarm)
+        if due is None:
+            rtc.after_update(3 * 86_400)
+            assert rtc.peek_flags() & AF == 0, (start, alarm)
+            continue
+        rtc.after_update(due)
+        rtc.now -= 1
+        assert rtc.peek_flags() & AF == 0, (start, alarm, due)
+        rtc.now += 1
+        assert rtc.peek_flags() & AF, (start, alarm, due)
+
+
+@ALL_MODES
+def test_an_enabled_alarm_raises_the_line_at_its_instant(engine: str, mode: int) -> None:
+    rng = random.Random(mode + 200)
+    done = 0
+    while done < (20 if engine == "native" else 2):
+        start = random_moment(rng)
+        alarm = random_alarm(rng, start, mode)
+        due = search(alarm, start, mode)
+        if due is None or due > (20_000 if engine == "native" else 300):
+            continue
+        done += 1
+        rtc = clock(engine, start, mode | AIE)
+        rtc.set_alarm(*alarm)
+        assert rtc.next_irq() == due * HZ + rtc.update, (start, alarm)
+        rtc.now = rtc.ns(due * HZ + rtc.update)
+        assert rtc[C] & AF
+
+
+def test_all_wild_cards_are_an_alarm_every_second(engine: str) -> None:
+    rtc = Rtc(engine, datetime(2026, 1, 1))
+    rtc.set_alarm(0xC0, 0xFF, 0xE7)
+    rtc[B] = H24 | AIE
+    assert [tick // HZ for tick in rtc.interrupts(5)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("alarm", "period"),
+    [((ANY, ANY, 0x05), 60), ((ANY, 0x05, 0x05), 3600), ((0x05, 0x05, 0x05), 86_400)],
+)
+def test_a_wild_card_makes_the_alarm_come_every_minute_or_hour(
+    engine: str, alarm: tuple[int, int, int], period: int
+) -> None:
+    rtc = Rtc(engine, datetime(2026, 1, 1, 5, 5, 4))
+    rtc.set_alarm(*alarm)
+    for k in range(4):
+        rtc.after_update(1 + k * period)
+        rtc.now -= 1
+        assert rtc[C] & AF == 0
+        rtc.now += 1
+        assert rtc[C] & AF
+
+
+@pytest.mark.parametrize(
+    ("mode", "index", "value"),
+    [
+        *((0, 0, 0x00), (0, 0, 0x60), (0, 0, 0x13), (DM, 0, 0), (DM, 0, 13), (DM, 0, 0x8D), (H24, 0, 0x24)),
+        *((H24, 1, 0x1A), (H24, 2, 0x0F), (DM | H24, 2, 60)),
+    ],
+)
+def test_an_alarm_byte_is_compared_as_a_byte(engine: str, mode: int, index: int, value: int) -> None:
+    """What no time looks like never rings."""
+    rtc = clock(engine, datetime(2026, 1, 1), mode)
+    alarm = [ANY, ANY, ANY]
+    alarm[index] = value
+    rtc.set_alarm(*alarm)
+    rtc.after_update(2 * 86_400)
+    assert rtc[C] & AF == 0
+
+
+def test_an_alarm_byte_between_59_and_c0_matches_no_time(engine: str) -> None:
+    for value in (0x5A, 0x60, 0x99, 0xBF):
+        rtc = Rtc(engine, datetime(2026, 1, 1))
+        rtc.set_alarm(ANY, ANY, value)
+        rtc.after_update(2 * 86_400)
+        assert rtc[C] & AF == 0
+
+
+def test_an_alarm_is_compared_at_an_update_not_when_it_is_written(engine: str) -> None:
+    moment = datetime(2026, 1, 1, 5, 5, 4)
+    rtc = Rtc(engine, moment)
+    rtc.set_alarm(0x05, 0x05, 0x04)
+    rtc.set_time(moment)
+    assert rtc[C] & AF == 0
+    rtc.after_update(1)
+    assert rtc[C] & (AF | UF) == UF
+
+
+def test_an_alarm_compares_pm_too(engine: str) -> None:
+    for mode, twelve in ((0, 0x12), (DM, 0x0C)):
+        for pm in (0, 0x80):
+            rtc = Rtc(engine)
+            rtc.set_time(datetime(2026, 1, 1, 23, 59, 59) if pm else datetime(2026, 1, 1, 11, 59, 59), mode)
+            rtc.set_alarm(twelve | pm, ANY, ANY)
+            rtc.after_update(1)
+            assert rtc[HOURS] == twelve | (0x80 - pm)
+            assert rtc[C] & AF == 0
+            rtc.after_update(12 * 3600 + 1)
+            assert rtc[C] & AF
+
+
+def test_no_alarm_comes_under_set(engine: str) -> None:
+    rtc = Rtc(engine, datetime(2026, 1, 1))
+    rtc.set_alarm(ANY, ANY, ANY)
+    rtc[B] = SET | H24 | AIE
+    rtc.after_update(10)
+    assert (rtc.irq, rtc[C] & AF) == (0, 0)
+
+
+def test_moving_an_alarm_moves_its_deadline(engine: str) -> None:
+    rtc = Rtc(engine, datetime(2026, 1, 1))
+    rtc[B] = H24 | AIE
+    rtc.set_alarm(0, 0, 0x30)
+    rtc.at(HZ)
+    rtc.set_alarm(0, 0, 0x10)
+    assert rtc.next_irq() // HZ == 10
+    rtc.acknowledge()
+    rtc.set_alarm(0, 1, 0)
+    assert rtc.next_irq() // HZ == 60
+
+
+def test_the_model_of_daylight_saving_is_right_itself() -> None:
+    """Twenty-three and twenty-five hours."""
+    for month, length in ((4, 23), (10, 25)):
+        start = last_sunday(2026, month)
+        walk = daylight_saving(start)
+        hours = next(k for k, moment in zip(count(1), walk, strict=False) if moment.day != start.day)
+        assert hours == length * 3600
+    assert list(islice(daylight_saving(datetime(2026, 4, 26, 1, 59, 58)), 2))[1] == datetime(2026, 4, 26, 3)
