@@ -203,15 +203,14 @@ class Events:
         value = timing.counter_value(counter, place)
         mask = a.binary("shr", ir.Const(a.ONES), a.sub(ir.Const(63), high))
         left = ir.Var("left", ir.U64)
-        far = ir.Const(2**63)
         instant = timing.nanos(
-            timing.after(counter.clock, ir.Narrow(left, ir.Range(1, 2**63 - 1))), counter.clock
+            timing.after(counter.clock, ir.Narrow(left, ir.Range(1, 2**64 - 1))), counter.clock
         )
         following: list[ir.Stmt] = [
             ir.Let("left", a.binary("and", a.binary("subw", target, value), mask)),
             # there already: the next time is a whole turn away (0 stands for 2**64)
             ir.If(a.eq(left, a.FALSE), (ir.Let("left", a.binary("addw", mask, a.TRUE)),)),
-            ir.If(a.either(a.eq(left, a.FALSE), a.binary("le", far, left)), (ir.Return(NEVER),)),
+            ir.If(a.eq(left, a.FALSE), (ir.Return(NEVER),)),
             ir.Return(instant),
         ]
         self._periodic(tree, scope, counter, place, following)

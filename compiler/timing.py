@@ -28,13 +28,12 @@ def ticks(clock: ClockDef, ns: ir.Expr | None = None) -> ir.Expr:
 
 
 def after(clock: ClockDef, distance: ir.Expr) -> ir.Expr:
-    """The tick `distance` ticks from the present one; held below 2**64."""
+    """The tick `distance` ticks from the present one; 2**64 - 1, which no clock reaches, if it is beyond."""
     present = ticks(clock)
-    total = intervals.result("add", present.type, distance.type)
-    if not total.fits:
-        present = a.binary("min", present, ir.Const(2**63 - 1))
-        distance = a.binary("min", distance, ir.Const(2**63 - 1))
-    return a.add(present, distance)
+    if intervals.result("add", present.type, distance.type).fits:
+        return a.add(present, distance)
+    total = a.binary("addw", present, distance)
+    return a.cond(a.binary("lt", total, distance), ir.Const(a.ONES), total)
 
 
 def nanos(tick: ir.Expr, clock: ClockDef) -> ir.Expr:
