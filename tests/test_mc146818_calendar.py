@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import count, islice
 
 import pytest
@@ -152,6 +153,7 @@ def test_the_century_counts_to_99_and_begins_again(engine: str) -> None:
 # --- daylight saving ------------------------------------------------------------------------
 
 
+@cache
 def last_sunday(year: int, month: int) -> datetime:
     day = datetime(year, month + 1, 1) - timedelta(days=1)
     return day - timedelta(days=day.isoweekday() % 7)
@@ -292,14 +294,18 @@ def test_an_hour_repeated_has_its_alarm_twice(engine: str) -> None:
 # --- alarms ------------------------------------------------------------------------------------
 
 
-def matches(alarm: tuple[int, int, int], moment: datetime, mode: int) -> bool:
-    shown = hour(moment.hour, mode), number(moment.minute, mode), number(moment.second, mode)
-    return all(want >= ANY or want == byte for want, byte in zip(alarm, shown, strict=True))
-
-
 def search(alarm: tuple[int, int, int], start: datetime, mode: int) -> int | None:
-    """After how many seconds the alarm is next due; None if never."""
-    return next((k for k in range(1, 86_401) if matches(alarm, start + seconds(k), mode)), None)
+    """After how many seconds the alarm is next due, each second of a day tried; None if never."""
+    shown = [hour(value, mode) for value in range(24)], *[[number(value, mode) for value in range(60)]] * 2
+    rings = [
+        [want >= ANY or want == byte for byte in bytes] for want, bytes in zip(alarm, shown, strict=True)
+    ]
+    now = start.hour * 3600 + start.minute * 60 + start.second
+    for passed in range(1, 86_401):
+        time = (now + passed) % 86_400
+        if rings[2][time % 60] and rings[1][time // 60 % 60] and rings[0][time // 3600]:
+            return passed
+    return None
 
 
 NO_TIME = (0x0A, 0x0F, 0x1A, 0x3C, 0x5F, 0x60, 0x7F, 0x80, 0x8F, 0x99, 0xB0)
