@@ -93,7 +93,7 @@ def report(files: Files) -> None:
 
 
 @app.command(
-    epilog="Examples: devc run    devc run --host unicorn --wav tone.wav    devc run mine.s --device mydevice.dev"
+    epilog="Examples: devc run    devc run --host unicorn --wav tone.wav    devc run my.s --device my.dev"
 )
 def run(
     guest: Annotated[

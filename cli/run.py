@@ -210,8 +210,15 @@ def costs(host: str | None, devices: list[str], counts: list[RegisterCount]) -> 
 
 def _price(name: str, port: int, native: _Reader, python: _Reader) -> Price:
     """Best of ROUNDS, in turn: what else the machine does only ever adds."""
-    rounds = [(native.time(port), python.time(port), native.time(EMPTY)) for _ in range(ROUNDS)]
-    return Price(name, *(min(column) for column in zip(*rounds, strict=True)))
+    readers = ((native, port), (python, port), (native, EMPTY))
+    rounds = [[reader.rounds(at) for reader, at in readers] for _ in range(ROUNDS)]
+    return Price(name, *(_one(reader, [r[i] for r in rounds]) for i, (reader, _) in enumerate(readers)))
+
+
+def _one(reader: _Reader, rounds: list[tuple[int, int]]) -> float:
+    """ns an exit: what many of them take more than one does."""
+    many, one = (min(times) for times in zip(*rounds, strict=True))
+    return (many - one) / (reader.reads - 1)
 
 
 class _Reader:
@@ -226,9 +233,9 @@ class _Reader:
         while self.reads < MOST and self._run(EMPTY, self.reads) < LONG_ENOUGH:
             self.reads *= 2
 
-    def time(self, port: int) -> float:
-        """ns an exit: what many of them take more than one does."""
-        return (self._run(port, self.reads) - self._run(port, 1)) / (self.reads - 1)
+    def rounds(self, port: int) -> tuple[int, int]:
+        """ns of `reads` exits, and of one."""
+        return self._run(port, self.reads), self._run(port, 1)
 
     def _run(self, port: int, reads: int) -> int:
         self.vmm.host.load(assemble(COST % (port, reads), ADDRESS), ADDRESS)
