@@ -84,6 +84,7 @@ class Banks:
                     )
                 taken[byte] = entity.name
             if isinstance(entity, RegDef):
+                self.unit.diagnostics.placed.add(entity.span)
                 registers.append((entity, offset))
             else:
                 rams.append((entity, offset))

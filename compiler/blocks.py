@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import ir
-from .declare import names
+from .declare import names, rank
 from .scope import (
     BitDef,
     BlockDef,
@@ -34,6 +34,8 @@ MAX_ELEMENTS = 64
 OUTER: dict[str, type[Entity]] = {"counter": CounterDef, "line": LineDef}
 """Inputs that are entities of the device, by their type's name."""
 
+ONLY_THE_DEVICES = (t.Line, t.Instance, t.Window, t.Bank, t.Checkpoint, t.Python, t.Pin)
+
 
 class Blocks:
     """Elaborates the block instances of one device."""
@@ -54,18 +56,26 @@ class Blocks:
         inner = Scope(self.unit.diagnostics, self.unit.files, index=index, prefix=f"{name}.")
         scope.define(InstanceDef(name, tree.name.span, inner, tree.count))
         self._arguments(tree, block.tree, inner, scope)
-        for member in block.tree.members:
-            if isinstance(member, (t.Line, t.Instance, t.Window, t.Checkpoint, t.Python)):
-                raise Reject(
-                    "E103", "lines, windows, blocks and Python parts belong to the device", member.span
+        for member in sorted(block.tree.members, key=rank):
+            if isinstance(member, ONLY_THE_DEVICES):
+                self.unit.diagnostics.report(
+                    Reject(
+                        "E103",
+                        "lines, windows, banks, blocks, checkpoints and Python parts belong to the device",
+                        member.span,
+                        "a block's registers are placed in a window of the device",
+                    )
                 )
-        first = (t.Clock, t.Cycle, t.State)
-        for member in sorted(block.tree.members, key=lambda m: not isinstance(m, first)):
-            if (handle := self.unit.declarations.introduce.get(type(member))) is not None:
+            elif (handle := self.unit.declarations.introduce.get(type(member))) is not None:
                 self.unit.attempt(partial(handle, member, inner), inner, *names(member))
 
     def _arguments(self, tree: t.Instance, block: t.Block, inner: Scope, scope: Scope) -> None:
-        given = {argument.name.text: argument for argument in tree.arguments}
+        given: dict[str, t.Argument] = {}
+        for argument in tree.arguments:
+            if argument.name.text in given:
+                raise Reject("E102", f"input '{argument.name.text}' is given twice", argument.span,
+                             "leave one of them out")  # fmt: skip
+            given[argument.name.text] = argument
         for name in given:
             if name not in {i.name.text for i in block.inputs}:
                 raise Reject("E101", f"block '{block.name.text}' has no input '{name}'", given[name].span)
@@ -79,10 +89,10 @@ class Blocks:
             elif isinstance(item.type, t.NamedType) and item.type.name == "bit":
                 self._bit(item, given[name].value, tree, inner, scope)
             elif isinstance(item.type, t.NamedType) and item.type.name == "clock":
-                argument = given[name].value
-                if not isinstance(argument, t.Name):
-                    raise Reject("E103", "a clock's name is needed here", argument.span)
-                clock = self.unit.refs.clock(t.Ident(argument.span, argument.name), Context(scope, ()))
+                osc = given[name].value
+                if not isinstance(osc, t.Name):
+                    raise Reject("E103", "a clock's name is needed here", osc.span)
+                clock = self.unit.refs.clock(t.Ident(osc.span, osc.name), Context(scope, ()))
                 inner.names[name] = clock
                 self.unit.diagnostics.used.add(item.name.span)
             else:
@@ -125,14 +135,17 @@ class Blocks:
         for argument in tree.arguments:
             entity = inner.names.get(argument.name.text)
             if isinstance(entity, InputDef):
-                outer = Context(scope, ()).inner()
-                if inner.index is not None and tree.index is not None:
-                    outer.scope.define(LocalDef(tree.index.text, tree.index.span, Value(inner.place[0])))
-                value = self.unit.expr.fit(argument.value, outer, entity.type, f"input '{entity.name}'")
-                result = entity.type.range
-                self.unit.function(
-                    entity.function, inner.parameters, result, [ir.Return(value)], argument.span.line
-                )
+                self.unit.attempt(partial(self._finish_input, entity, argument, tree, inner, scope))
+
+    def _finish_input(
+        self, entity: InputDef, argument: t.Argument, tree: t.Instance, inner: Scope, scope: Scope
+    ) -> None:
+        outer = Context(scope, ()).inner()
+        if inner.index is not None and tree.index is not None:
+            outer.scope.define(LocalDef(tree.index.text, tree.index.span, Value(inner.place[0])))
+        value = self.unit.expr.fit(argument.value, outer, entity.type, f"input '{entity.name}'")
+        body: list[ir.Stmt] = [ir.Return(value)]
+        self.unit.function(entity.function, inner.parameters, entity.type.range, body, argument.span.line)
 
     def finish(self, tree: t.Instance, scope: Scope) -> None:
         entity = scope.declared(tree.name, InstanceDef)
@@ -142,5 +155,6 @@ class Blocks:
         block = scope.find(tree.block.text, tree.block.span)
         assert isinstance(block, BlockDef)
         for member in sorted(block.tree.members, key=lambda m: isinstance(m, (t.On, t.Drive))):
-            if (handle := self.unit.declarations.finish.get(type(member))) is not None:
+            handle = self.unit.declarations.finish.get(type(member))
+            if handle is not None and not isinstance(member, ONLY_THE_DEVICES):
                 self.unit.attempt(partial(handle, member, entity.scope))

@@ -5,11 +5,11 @@ Every limit is far above what a device needs; each is E003.
 
 from __future__ import annotations
 
-from ..dsl.diagnostics import Reject, Span
+from ..dsl.diagnostics import Reject, Span, Stop
 from . import ir
 from .verify import children
 
-MAX_STEPS = 200_000
+MAX_STEPS = 50_000
 """Expressions and statements elaborated: bodies count once for each block and each turn of a 'for'."""
 MAX_NODES = 20_000
 """Of one expression's IR."""
@@ -32,8 +32,8 @@ class Budget:
     def step(self, span: Span) -> None:
         self._steps += 1
         if self._steps > MAX_STEPS:
-            raise Reject("E003", f"the device takes more than {MAX_STEPS:,} steps to check", span,
-                         "use fewer blocks, or shorter bodies in them and in 'for'")  # fmt: skip
+            raise Stop(f"the device takes more than {MAX_STEPS:,} steps to check", span,
+                       "use fewer blocks, or shorter bodies in them and in 'for'")  # fmt: skip
 
     def store(self, elements: int, span: Span) -> None:
         self._stored += elements

@@ -190,19 +190,10 @@ class Declarations:
         for param in tree.params:
             self.unit.attempt(partial(self._param, param, scope), scope, param.name)
         self._all(tree.members, scope)
-        self.unit.attempt(self.unit.lines.check)
+        self.unit.lines.check()
 
     def _all(self, members: tuple[t.MemberDecl, ...], scope: Scope) -> None:
-        first = (
-            t.Enum,
-            t.Clock,
-            t.Cycle,
-            t.State,
-            t.Python,
-            t.Pin,
-        )  # names that others need when they are introduced
-        # a block's inputs may be the device's counters, lines and fields
-        for member in sorted(members, key=lambda m: 2 * isinstance(m, t.Instance) - isinstance(m, first)):
+        for member in sorted(members, key=rank):
             if (handle := self.introduce.get(type(member))) is not None:
                 self.unit.attempt(partial(handle, member, scope), scope, *names(member))
         # what an access changes by itself comes last: it needs the procedures
@@ -228,7 +219,11 @@ class Declarations:
     # --- stored things -------------------------------------------------------------
 
     def _clock(self, tree: t.Clock, scope: Scope) -> None:
-        hz = self.unit.expr.value(tree.hz, Context(scope, ()))
+        hz = self.unit.expr.value(tree.hz, Context(scope, scope.place))
+        depends = self.unit.analysis.of_expr(hz.expr)
+        if depends.time or any(self.unit.slots[slot].kind != "param" for slot in depends.reads):
+            raise Reject("E501", "a clock's frequency does not change while the device runs", tree.hz.span,
+                         "write a constant, or a parameter of the device")  # fmt: skip
         if not ir.Range(1, ir.MAX_HZ).contains(hz.type):
             raise Reject("E201", "a clock runs at 1 Hz to 1 GHz", tree.hz.span,
                          "a tick of less than 1 ns would fall between two instants")  # fmt: skip
@@ -351,6 +346,7 @@ class Declarations:
                 local = Value(ir.Var(name.text, kind.range), kind.width, kind.nominal)
                 ctx.scope.define(LocalDef(name.text, name.span, local))
             body = self.unit.statements.suite(tree.body, ctx)
+            self.unit.warn_unused(ctx.scope)
             parameters = (*scope.parameters, *((n.text, k.range) for n, k in inputs))
             self.unit.function(function, parameters, None, body, tree.span.line)
 
@@ -373,6 +369,17 @@ class Declarations:
         reg = scope.declared(tree.name, RegDef)
         if reg is not None:
             self.unit.registers.build(reg, scope)
+
+
+FIRST: tuple[tuple[type, ...], ...] = ((t.Cycle, t.State, t.Pin, t.Python), (t.Clock,))
+"""What others need when they are introduced, in order."""
+
+
+def rank(member: t.MemberDecl) -> int:
+    """When a member is introduced: a block's inputs may be the device's counters, lines and fields."""
+    if isinstance(member, t.Instance):
+        return len(FIRST) + 1
+    return next((i for i, kinds in enumerate(FIRST) if isinstance(member, kinds)), len(FIRST))
 
 
 def names(member: t.MemberDecl) -> Iterator[t.Ident]:

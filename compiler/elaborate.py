@@ -12,7 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import NOWHERE, Diagnostic, Diagnostics, Reject, Source, Span
+from ..dsl.diagnostics import (
+    NOWHERE,
+    DeviceFileError,
+    Diagnostic,
+    Diagnostics,
+    Reject,
+    Source,
+    Span,
+    Stop,
+)
 from . import budget, ir, timing
 from .analysis import Analysis
 from .banks import Banks
@@ -46,6 +55,7 @@ from .scope import (
     ParamDef,
     ProcDef,
     PythonDef,
+    RegDef,
     Scope,
     StateDef,
     TypeInfo,
@@ -66,7 +76,10 @@ def elaborate(file: t.File, source: Source) -> tuple[ir.Module, list[Diagnostic]
     """The file's device as a verified module, and warnings; `DeviceFileError` otherwise."""
     diagnostics = Diagnostics(source)
     unit = Unit(diagnostics)
-    module = unit.file(file)
+    try:
+        module = unit.file(file)
+    except Stop as stop:
+        raise DeviceFileError(source, [*diagnostics.errors, stop.diagnostic]) from None
     diagnostics.check()
     assert module is not None
     verify(module)
@@ -254,7 +267,11 @@ class Unit:
     def warn_unused(self, scope: Scope) -> None:
         """W101 for the names of a scope that nothing turns out to refer to."""
         for entity in scope.names.values():
-            if isinstance(entity, _UNUSED):
+            if isinstance(entity, RegDef):
+                message = f"register '{entity.name}' is placed in no window"
+                help = f"in a window of the device: BLOCK.{entity.name} @OFFSET"
+                self.diagnostics.unplaced.append(Diagnostic("W102", message, entity.span, help))
+            elif isinstance(entity, _UNUSED):
                 message = f"{KINDS[type(entity)]} '{entity.name}' is never used"
                 self.diagnostics.idle.append(Diagnostic("W101", message, entity.span, "remove it"))
 

@@ -8,13 +8,16 @@ pulses only.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import Reject
+from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
+from .analysis import Replace, TooLarge
 from .loops import for_each, repeat
 from .scope import Context, LineDef, Ref, Scope, WaveDef
 
@@ -56,6 +59,7 @@ class Lines:
         self.unit = unit
         self.lines: list[LineDef] = []
         self.drives: list[Drive] = []
+        self._numbers = itertools.count()
 
     @property
     def count(self) -> int:
@@ -100,7 +104,7 @@ class Lines:
             inner = Context(self.unit.scope, ()).inner()
             if line.tree.index is not None:
                 inner.scope.define_local(line.tree.index, ir.Const(element))
-            spelled, slot, index = self.unit.pythons.stored(node, inner)
+            spelled, slot, index = self.unit.pythons.stored(node, inner, "what a message carries")
             carries.append((spelled.rpartition(".")[2], slot, index))
         policy, minimum = (missed.policy.text, missed.minimum) if missed else ("", 0)
         return ir.Line(name, line.doc, policy, minimum, tuple(carries))
@@ -136,7 +140,7 @@ class Lines:
                          tree.span, "one equation drives a line; join them with 'or'")  # fmt: skip
         line.driver = tree
         value = self.unit.expr.truth(tree.value, Context(scope, scope.place))
-        function = f"{scope.prefix}drive.{len(self.drives)}"
+        function = f"{scope.prefix}drive.{next(self._numbers)}"
         self.unit.function(function, scope.parameters, ir.BOOL, [ir.Return(value)])
         drive = Drive(line, scope, index, function)
         self._split(drive, value, tree)
@@ -152,7 +156,7 @@ class Lines:
                 return node
             return None
 
-        whole = analysis.inline(value, collect)
+        whole = self._inlined(value, collect, tree.value.span)
         if len(waves) > 1:
             raise Reject("E501", f"line '{drive.line.name}' depends on several waves", tree.value.span,
                          "give each wave a line of its own, and join them on the board")  # fmt: skip
@@ -162,7 +166,10 @@ class Lines:
                          "declare a line for it")  # fmt: skip
 
         def given(level: int) -> ir.Expr:
-            return analysis.inline(whole, lambda node: ir.Const(level) if wave and node == wave else None)
+            constant = ir.Const(level)
+            return self._inlined(
+                whole, lambda node: constant if wave and node == wave else None, tree.value.span
+            )
 
         drive.low, drive.high, drive.wave = given(0), given(1), wave
         for part in (drive.low, drive.high):
@@ -174,13 +181,26 @@ class Lines:
                     "say its shape with 'wave', or set a state in an event",
                 )
 
+    def _inlined(self, expr: ir.Expr, replace: Replace, span: Span) -> ir.Expr:
+        """The expression with the equations that it uses put in place."""
+        try:
+            found = self.unit.analysis.inline(expr, replace)
+        except TooLarge:
+            raise Reject("E003", "the equations behind this line are too large together", span,
+                         "store part of it in a state that events set") from None  # fmt: skip
+        self.unit.budget.size(found, span)
+        return found
+
     def check(self) -> None:
         """Every line has a driver, or carries messages, or is pulsed."""
         for line in self.lines:
-            if line.driver is None and line.bit < LEVELS and not line.pulsed:
-                raise Reject(
-                    "E502", f"nothing drives line '{line.name}'", line.span, f"drive {line.name} = ..."
-                )
+            self.unit.attempt(partial(self._check, line))
+
+    def _check(self, line: LineDef) -> None:
+        for element in range(line.size):
+            self._described(line, element)
+        if line.driver is None and line.bit < LEVELS and not line.pulsed:
+            raise Reject("E502", f"nothing drives line '{line.name}'", line.span, f"drive {line.name} = ...")
 
     # --- functions ------------------------------------------------------------------
 

@@ -23,6 +23,10 @@ def _bytes(ram: RamDef) -> list[Place]:
     return [(f"{ram.name}[{i}]", ram.slot, (i,)) for i in range(ram.count)]
 
 
+MOST = 32
+"""Python parts of a device: bits of the header's `watch`."""
+
+
 class PythonParts:
     """Elaborates the Python parts of one device."""
 
@@ -36,13 +40,32 @@ class PythonParts:
             raise Reject("E601", f"Python part '{tree.name.text}' does not say why", tree.span,
                          'why "what the language cannot say here"')  # fmt: skip
         if not tree.file.endswith(".py") or "/" in tree.file or "\\" in tree.file:
-            raise Reject("E601", "a Python part is a .py file beside the device file", tree.span)
+            raise Reject(
+                "E601",
+                f"'{tree.file}' is not the name of a .py file beside the device file",
+                tree.span,
+                'python "NAME.py" NAME:',
+            )
+        if len(self.parts) == MOST:
+            raise Reject("E601", f"a device has at most {MOST} Python parts", tree.span, "join some of them")
+        for node in (*tree.reads, *tree.writes):
+            spell(node)
+        self._once("reads", tree.reads)
+        self._once("writes", tree.writes)
         scope.define(PythonDef(tree.name.text, tree.name.span, len(self.parts)))
         self.parts.append(ir.Python(tree.name.text, tree.file, "observer", tree.why, (), (), tree.span.line))
 
         for node in tree.reads:
             if isinstance(node, t.Name):
                 self._rams.setdefault(node.name, []).append(len(self.parts) - 1)
+
+    @staticmethod
+    def _once(word: str, given: tuple[t.Expr, ...]) -> None:
+        names: set[str] = set()
+        for node in given:
+            if spell(node) in names:
+                raise Reject("E102", f"'{spell(node)}' stands twice in '{word}'", node.span, "once is enough")
+            names.add(spell(node))
 
     def touched(self, slot: str) -> list[ir.Stmt]:
         """What follows a store into RAM that a Python part reads: its observers are told."""
@@ -84,10 +107,12 @@ class PythonParts:
         )
         return any(h.python is not None and h.python.text == name for h in handlers)
 
-    def stored(self, node: t.Expr, ctx: Context) -> tuple[str, str, tuple[int, ...]]:
+    def stored(
+        self, node: t.Expr, ctx: Context, whose: str = "what Python writes"
+    ) -> tuple[str, str, tuple[int, ...]]:
         """A stored value by its spelling: the slot, and the element."""
         found = self.unit.refs.resolve(node, ctx)
-        slot = None
+        slot, place = None, found.place if isinstance(found, Ref) else ()
         if isinstance(found, Ref):
             match found.entity:
                 case StateDef() if found.entity.count is None:
@@ -96,9 +121,14 @@ class PythonParts:
                     slot = found.entity.slot
                 case RegDef():
                     slot = found.entity.storage
-        if slot is None or not isinstance(found, Ref):
-            raise Reject("E601", "Python writes only what is stored: a state, a field, a register", node.span)
-        index = tuple(i.value for i in found.place if isinstance(i, ir.Const))
+        elif isinstance(found.expr, ir.Load):  # an element of a state array
+            slot, place = found.expr.slot, found.expr.index
+        if slot is None:
+            raise Reject("E601", f"{whose} is stored: a state, a field, a register", node.span,
+                         "name what the value depends on")  # fmt: skip
+        index = tuple(i.value for i in place if isinstance(i, ir.Const))
+        if len(index) != len(place):
+            raise Reject("E601", "the element must be a constant here", node.span, "NAME[0]")
         return spell(node), slot, index
 
     def _ram(self, node: t.Expr, scope: Scope) -> RamDef | None:

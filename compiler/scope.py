@@ -393,7 +393,9 @@ class Scope:
         return f"did you mean '{close[0]}'?" if close else ""
 
     def poison(self, name: str, span: Span) -> None:
-        self.names.setdefault(name, Poisoned(name, span))
+        """Uses of the name are silent, unless an earlier declaration has it."""
+        if name not in self.names or self.names[name].span == span:
+            self.names[name] = Poisoned(name, span)
 
     @property
     def place(self) -> Place:

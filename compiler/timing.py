@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .elaborate import Unit
 
 WAVE_ATTRIBUTES = ("since", "left")
+YEAR = 31_557_600
+"""In seconds: what a wave's counter must at least take to wrap."""
 
 
 def ticks(clock: ClockDef, ns: ir.Expr | None = None) -> ir.Expr:
@@ -93,7 +95,11 @@ class Timing:
     def build(self, wave: WaveDef, tree: t.Wave, scope: Scope) -> None:
         """The wave's functions, each a switch over the cases of its `match`."""
         ctx = Context(scope, scope.place)
+        self._lasts(wave.counter, tree)
         subject = self.unit.expr.value(tree.subject, ctx) if tree.subject is not None else Value(ir.Const(0))
+        if tree.subject is not None and self.unit.analysis.of_expr(subject.expr).time:
+            raise Reject("E501", "a wave's shape is chosen by what is stored; this changes with time",
+                         tree.subject.span, "set a state in an event, and choose by that")  # fmt: skip
         groups = self.unit.branches.cases(subject, [c.patterns for c in tree.cases], ctx, tree.span)
         shapes = [
             Shape(self, wave, case.phases, inner, str(i))
@@ -121,6 +127,18 @@ class Timing:
         emit("falls", ir.U32, "falls", later)
         self._edge(wave, scope)
 
+    @staticmethod
+    def _lasts(counter: CounterDef, tree: t.Wave) -> None:
+        """A wave's counter does not wrap in practice: where it did, there would be an edge of no phase."""
+        seconds = 2**counter.bits // counter.clock.hz.type.hi
+        if seconds < YEAR:
+            raise Reject(
+                "E501",
+                f"counter '{counter.name}' wraps after {seconds:,} s, and a wave's must not",
+                tree.counter.span,
+                "give it more bits, such as u56",
+            )
+
     def _edge(self, wave: WaveDef, scope: Scope) -> None:
         """The tick of the next edge; NEVER if the counter stands or the level stays."""
         place, counter = scope.place, wave.counter
@@ -136,11 +154,11 @@ class Shape:
     """One case of a wave: its phases' lengths as IR, and the code that reads them."""
 
     def __init__(self, timing: Timing, wave: WaveDef, phases: t.Phases, ctx: Context, tag: str):
-        self.final, self.tag = phases.final, tag
+        self.final, self.tag, self.span = phases.final, tag, phases.span
         self.levels = [phase.level for phase in phases.phases]
         whole = counter_range(wave.counter)
-        kind = TypeInfo(whole)
-        self.lengths = [timing.unit.expr.fit(p.length, ctx, kind, "a phase's length") for p in phases.phases]
+        self._alternate(phases)
+        self.lengths = [self._length(timing.unit, phase, ctx, whole) for phase in phases.phases]
         self.ends_at = self._sums(self.lengths)
         self.counter = ir.Var("t", whole)
         self.later = ir.Var("later", whole)
@@ -156,12 +174,35 @@ class Shape:
             self.prologue = [ir.Let(f"p{tag}", remainder)]
             self.position = ir.Var(f"p{tag}", remainder.type)
 
+    def _alternate(self, phases: t.Phases) -> None:
+        """The end of every phase is an edge."""
+        after = [*self.levels[1:], self.levels[0] if self.final is None else self.final]
+        for phase, level, following in zip(phases.phases, self.levels, after, strict=True):
+            if level == following:
+                raise Reject(
+                    "E501",
+                    "the level after this phase is the same, so its end is no edge",
+                    phase.span,
+                    "join phases of one level, so that low and high alternate",
+                )
+
     @staticmethod
-    def _sums(lengths: list[ir.Expr]) -> list[ir.Expr]:
+    def _length(unit: Unit, phase: t.Phase, ctx: Context, whole: ir.Range) -> ir.Expr:
+        length = unit.expr.fit(phase.length, ctx, TypeInfo(whole), "a phase's length")
+        if unit.analysis.of_expr(length).time:
+            raise Reject(
+                "E501",
+                "a phase's length is a value that is stored; this one changes with time",
+                phase.length.span,
+                "set a state in an event, and let the phase last as long",
+            )
+        return length
+
+    def _sums(self, lengths: list[ir.Expr]) -> list[ir.Expr]:
         sums, total = [], lengths[0]
         for length in lengths[1:]:
             sums.append(total)
-            total = a.add(total, length)
+            total = a.binary("add", total, length, self.span)
         return [*sums, total]
 
     def _ladder(self, values: list[ir.Expr], beyond: ir.Expr) -> list[ir.Stmt]:
@@ -209,8 +250,15 @@ class Shape:
         total: ir.Expr = a.FALSE
         for i, (level, following) in enumerate(zip(self.levels, follows, strict=True)):
             if (level, following) == (before, behind):
-                total = a.binary("addw", total, self._crossings(i))
+                total = a.binary("addw", total, a.cond(self._seen(i), self._crossings(i), a.FALSE))
         return [ir.Return(a.wrap(total, 32))]
+
+    def _seen(self, i: int) -> ir.Expr:
+        """Whether there is an edge at the end of phase i: not if it, or the next, has no length."""
+        next_one = self.lengths[(i + 1) % len(self.lengths)]
+        last = self.final is not None and i + 1 == len(self.lengths)
+        seen = a.binary("lt", a.FALSE, self.lengths[i])
+        return seen if last else a.both(seen, a.binary("lt", a.FALSE, next_one))
 
     def _crossings(self, i: int) -> ir.Expr:
         """How often the end of phase i lies in (t, later]."""
@@ -219,5 +267,8 @@ class Shape:
             return a.both(a.binary("lt", self.counter, end), a.binary("le", end, self.later))
         period = self.ends_at[-1]
         rest = self._sums(self.lengths[i + 1 :])[-1] if self.lengths[i + 1 :] else a.FALSE
+        if not ir.Range(0, self.later.type.hi + rest.type.hi).fits:
+            raise Reject("E204", "the counter and the phases together may exceed 64 bits", self.span,
+                         "let the wave go over a counter of fewer bits, such as u56")  # fmt: skip
         later, earlier = (a.binary("div", a.add(value, rest), period) for value in (self.later, self.counter))
         return a.binary("subw", later, earlier)

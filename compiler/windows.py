@@ -99,6 +99,7 @@ class Windows:
                 self.unit.attempt(partial(self._build, reg, item, placed, scope))
             else:
                 self.unit.attempt(partial(self._add, item, placed, scope))
+        self.unit.diagnostics.placed |= {register.reg.span for register in placed}
         self.unit.attempt(partial(self._check_overlap, tree, placed))
         self.windows.append((tree, placed, self._base(tree, scope)))
 

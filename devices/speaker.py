@@ -77,9 +77,7 @@ class speaker:
             edges = (self.start + (self.written + i) * SECOND // self.rate for i in range(count + 1))
             highs = [tone.high(edge) for edge in edges]
             unit = SECOND / self.rate
-            samples = array.array(
-                "h", (_sample((b - a) / unit, tone.data) for a, b in pairwise(highs))
-            )
+            samples = array.array("h", (_sample((b - a) / unit, tone.data) for a, b in pairwise(highs)))
             self.file.writeframes(samples.tobytes())
             self.written += count
 

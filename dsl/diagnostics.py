@@ -43,6 +43,7 @@ CODES = {
     "E703": "an upgrade takes what older images do not hold",
     "E704": "the lock file cannot be used",
     "W101": "a name is never used",
+    "W102": "a register is placed in no window",
     "W701": "an older image's value may not fit",
 }
 
@@ -100,7 +101,7 @@ class Source:
                 empty, "E001", f"byte {error.start} is not UTF-8 text", Span(line, 1, line, 1),
                 help="a device file is plain text in UTF-8",
             ) from None  # fmt: skip
-        return Source(str(path), text)
+        return Source(str(path), text.replace("\r\n", "\n"))
 
     def line(self, number: int) -> str:
         lines = self.text.split("\n")
@@ -184,33 +185,47 @@ class Reject(Exception):
         return self.diagnostic
 
 
+class Stop(Exception):
+    """Raised to give up on the whole file: it costs more to check than any device does."""
+
+    def __init__(self, message: str, span: Span, help: str):
+        self.diagnostic = Diagnostic("E003", message, span, help)
+        super().__init__(message)
+
+
 @dataclass
 class Diagnostics:
     """What has been found so far, in one source."""
 
     source: Source
-    found: list[Diagnostic] = field(default_factory=list)
+    found: dict[Diagnostic, None] = field(default_factory=dict)  # each once
     used: set[Span] = field(default_factory=set)
     """Where names are declared that something refers to."""
     idle: list[Diagnostic] = field(default_factory=list)
-    """Warnings about declared names, which hold unless the name is used after all."""
+    """W101 about declared names, which hold unless the name is used after all."""
+    unplaced: list[Diagnostic] = field(default_factory=list)
+    """W102 about registers of blocks, which hold unless one of them is placed after all."""
+    placed: set[Span] = field(default_factory=set)
+    """Where registers are declared that are placed in a window or a bank."""
 
     def report(self, reject: Reject) -> None:
-        if reject.diagnostic is not None and reject.diagnostic not in self.found:
-            self.found.append(reject.diagnostic)
+        if reject.diagnostic is not None:
+            self.found[reject.diagnostic] = None
 
     @property
     def errors(self) -> list[Diagnostic]:
-        return sorted((d for d in self.found if d.severity == "error"), key=_place)
+        return sorted((d for d in self.found if d.severity == "error"), key=place)
 
     @property
     def warnings(self) -> list[Diagnostic]:
-        return sorted({d for d in self.idle if d.span not in self.used}, key=_place)
+        idle = {d for d in self.idle if d.span not in self.used}
+        return sorted(idle | {d for d in self.unplaced if d.span not in self.placed}, key=place)
 
     def check(self) -> None:
         if self.errors:
             raise DeviceFileError(self.source, self.errors)
 
 
-def _place(d: Diagnostic) -> tuple[int, int, str]:
+def place(d: Diagnostic) -> tuple[int, int, str]:
+    """The order in which diagnostics are shown."""
     return d.span.line, d.span.column, d.message

@@ -46,6 +46,7 @@ GROUPS = (
     ({"WHY", "READS", "WRITES"}, "'why', 'reads' or 'writes'"),
     ({"READ", "WRITE", "LSQB"}, "a field [BITS] NAME, 'read:' or 'write NAME:'"),
     ({"NUMBER", "NAME", "UNDERSCORE"}, "a case: a number, a range, a name or '_'"),
+    ({"EQUAL", "_FILL"}, "'=', '?=' or '(...)'"),
 )
 
 HINTS = (
@@ -69,11 +70,12 @@ HINTS = (
     (r"\)\s*\[", "bits are taken of a name: give the value one with 'let'"),
     (r"'", "strings stand in double quotes"),
     (r"^\s*reg\b.*:\s*(read|write)\b", "'read:' and 'write NAME:' stand on lines of their own"),
-    (r"^\s*clock\b(?!.*\bHz\b)", "a frequency ends in 'Hz': clock NAME = 1_000_000 Hz"),
     (r"^\s*(device|block|if|elif|else|match|on|proc|read|write|io|mmio)\b[^:]*$",
      "a ':' is missing at the end"),
-    (r"\b0[xX]$|\b0[oO]", "numbers are decimal, 0x... or 0b..."),
+    (r"\b0[xX](?![0-9a-fA-F])|\b0[oO]|\b0B|\b0b[01_]*[2-9]", "numbers are decimal, 0x... or 0b..."),
     (r"\b\d[\d_]*\s*(k|M|G|kHz|MHz|GHz|ms|us|ns)\b", "frequencies are in Hz, times in ticks of a clock"),
+    (r"^\s*clock\b(?!.*\bHz\b)", "a frequency ends in 'Hz': clock NAME = 1_000_000 Hz"),
+    (r"(^|[=(,<>])\s*-\s*\w", "there are no negative numbers to write: 0 - 1"),
     (r"\b\d+\.\d", "there are no fractions; numbers are integers"),
 )  # fmt: skip
 
@@ -97,14 +99,26 @@ def explain(error: UnexpectedInput, text: str) -> Reject:
     unclosed = _unclosed(code, at)
     if unclosed is not None:
         return unclosed
-    if at.line != at.end_line or token.type in ("_NL", "_DEDENT", "$END"):
-        at, found = _line_end(at, code, token)
-    elif token.type == "_INDENT":
+    if token.type == "_INDENT":
         at = Span(at.end_line, 1, at.end_line, at.end_column)
         found = "an indented line"
+    elif at.line != at.end_line or token.type in ("_NL", "_DEDENT", "$END"):
+        at, found = _line_end(at, code, token)
     else:
         found = f"'{token}'" if len(token) <= 40 else f"'{token[:40]}...'"
-    expected = _expected(error.accepts or error.expected)
+    terminals = error.accepts or error.expected
+    first = re.match(r"\s*(\w+)", code.split("\n")[at.line - 1])
+    if first is not None and terminals == {"COLON", "LSQB"} and first[1] not in WORDS:
+        # read as the name of a block's instance
+        at = Span(at.line, first.start(1) + 1, at.line, first.end(1) + 1)
+        return Reject("E002", f"'{first[1]}' begins no declaration", at, hint(code, at.line))
+    if terminals == {"_INDENT"}:
+        opening = at.line - (token.type not in ("_NL", "_DEDENT", "$END"))
+        at, _ = _line_end(Span(opening, 1, opening, 1), code, token)
+        return Reject(
+            "E002", "an indented block must follow", at, "indent what belongs to this line by four columns"
+        )
+    expected = _expected(terminals)
     return Reject("E002", f"expected {expected}, found {found}", at, hint(code, at.line))
 
 
@@ -169,6 +183,7 @@ def _expected(terminals: set[str]) -> str:
     if len(OPERATORS & left) > 3:
         left -= OPERATORS
         words.append("an operator")
+    left -= {"_HOLE"}
     left -= {"_DEDENT", "_NL"} if len(left) > 2 else {"_DEDENT"}
     words += sorted(SPOKEN.get(t, f"'{t.lower()}'") for t in left)
     if "_NL" in terminals and SPOKEN["_NL"] not in words:

@@ -1,12 +1,13 @@
 """Text to syntax tree, with errors that say what was meant.
 
-Several syntax errors are found in one run: after one, its line (and the block
-it opens) is blanked, and the text parsed again. What was meant is said by
+Several syntax errors are found in one run: after one, a hole is put in place of
+its line (and of the block it opens), and the text is parsed again. What was meant is said by
 mistakes.py.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from lark.indenter import DedentError, Indenter
 
 from . import mistakes, tables
 from .build import Builder
-from .diagnostics import LONGEST, MOST, DeviceFileError, Diagnostic, Reject, Source, Span
+from .diagnostics import LONGEST, MOST, DeviceFileError, Diagnostic, Reject, Source, Span, place
 from .tree import File
 
 MAX_NESTING = 40
@@ -69,7 +70,7 @@ def parse(source: Source) -> File:
         if not gone:
             break
         blanked |= gone
-    raise DeviceFileError(source, found)
+    raise DeviceFileError(source, sorted(found, key=place))
 
 
 def attempt(text: str) -> File:
@@ -123,22 +124,23 @@ def bound(source: Source) -> None:
 
 
 def _follows_from(line: int, blanked: set[int], lines: list[str]) -> bool:
-    """Whether an error is only the hole that an earlier one left."""
-    if line in blanked or line + 1 in blanked:  # a block left empty
+    """Whether an error is only what an earlier one left: a line of it, or an 'else' of its 'if'."""
+    if line in blanked:
         return True
     before = line - 1
     while before > 0 and not lines[before - 1].strip():
-        if before in blanked:
-            return True
         before -= 1
-    return False
+    return before in blanked and re.match(r"\s*(else|elif)\b", lines[line - 1]) is not None
 
 
 def _blank(line: int, lines: list[str]) -> set[int]:
-    """Blank a line, and the block below it if it opens one."""
+    """Put a hole in place of a line, and of the block below it if it opens one."""
     at = min(line, len(lines)) - 1
     while at > 0 and not lines[at].strip():
         at -= 1
+    if lines[at].strip() == "\0":  # no hole fits here either, as its indentation is wrong
+        lines[at] = ""
+        return {at + 1}
     if not lines[at].strip():
         return set()
     indent = len(lines[at]) - len(lines[at].lstrip())
@@ -150,4 +152,6 @@ def _blank(line: int, lines: list[str]) -> set[int]:
         gone.add(number + 1)
     for number in gone:
         lines[number - 1] = ""
+    # a hole of its own, so that its block is not empty
+    lines[at] = " " * indent + "\0"
     return gone
