@@ -580,10 +580,14 @@ def test_ctrl_c_ends_run_and_the_guest_can_go_on(
 ) -> None:
     board.io.state.deadline = now_of(board) + 60_000 * MS
     host = start(guest)
+
+    def run_into_the_alarm() -> None:
+        alarm(0.01, interrupt)
+        host.run(until=now(host) + 5000 * MS)
+
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            alarm(0.01, interrupt)
-            host.run(until=now(host) + 5000 * MS)
+            run_into_the_alarm()
         assert CODE <= host.registers.rip <= CODE + 4
     assert host.run(until=now(host) + MS).reason is Reason.TIME
 
