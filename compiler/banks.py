@@ -30,8 +30,6 @@ class Banks:
         self.unit = unit
 
     def declare(self, tree: t.Bank, scope: Scope) -> None:
-        if scope is not self.unit.scope:
-            raise Reject("E103", "banks belong to the device", tree.span)
         if not 1 <= tree.size <= MAX_BANK:
             raise Reject("E402", f"a bank has 1 to {MAX_BANK} bytes", tree.span)
         for item in tree.items:

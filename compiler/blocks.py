@@ -44,8 +44,6 @@ class Blocks:
         self.unit = unit
 
     def declare(self, tree: t.Instance, scope: Scope) -> None:
-        if scope is not self.unit.scope:
-            raise Reject("E103", "blocks are made part of the device, not of other blocks", tree.span)
         block = scope.find(tree.block.text, tree.block.span)
         if not isinstance(block, BlockDef):
             raise Reject("E103", f"'{tree.block.text}' is not a block", tree.block.span)

@@ -10,6 +10,7 @@ Non-goals: older images themselves (upgrade.py), older layouts (locks.py).
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..dsl import tree as t
@@ -43,16 +44,21 @@ class Checkpoints:
         """Elaborate the steps, which may use anything of the device."""
         seen: set[int] = set()
         for step in tree.upgrades:
-            if not 1 <= step.version < tree.version:
-                raise Reject(
-                    "E201",
-                    f"a step leads from a version before {tree.version}, not from {step.version}",
-                    step.span,
-                )
-            if step.version in seen:
-                raise Reject("E102", f"'from {step.version}' stands twice", step.span, "join the two")
-            seen.add(step.version)
-            self.unit.attempt(lambda step=step: self._step(step, scope))  # type: ignore[misc]
+            self.unit.attempt(partial(self._check, step, tree, seen))
+            self.unit.attempt(partial(self._step, step, scope))
+
+    @staticmethod
+    def _check(step: t.Upgrade, tree: t.Checkpoint, seen: set[int]) -> None:
+        if not 1 <= step.version < tree.version:
+            raise Reject(
+                "E201",
+                f"a step leads from a version before {tree.version}, not from {step.version}",
+                step.span,
+                "the checkpoint is the version to which the last step leads",
+            )
+        if step.version in seen:
+            raise Reject("E102", f"'from {step.version}' stands twice", step.span, "join the two")
+        seen.add(step.version)
 
     def _step(self, tree: t.Upgrade, scope: Scope) -> None:
         ctx = Context(scope, scope.place, pure=False, statement=True, line=tree.span.line).inner()
@@ -72,7 +78,9 @@ class Checkpoints:
         index = tuple(int(number) for number in re.findall(r"\[(\d+)\]", path))
         slot = re.sub(r"\[\d+\]", "", path)
         if "[" in slot:
-            raise Reject("E103", "an element of an older image is named by a number", tree.slot.span)
+            raise Reject(
+                "E103", "an element of an older image is named by a number", tree.slot.span, "NAME[0]"
+            )
         name = tree.name
         if name is None and isinstance(tree.slot, t.Name):
             name = t.Ident(tree.slot.span, slot)
@@ -85,9 +93,10 @@ class Checkpoints:
         kind = self.unit.type(tree.type, scope)
         default: int | None = None
         if tree.default is not None:
-            found = self.unit.expr.fit(tree.default, Context(scope, ()), kind, "it")
+            found = self.unit.expr.fit(tree.default, Context(scope, ()), kind, f"'{name.text}'")
             if not isinstance(found, ir.Const):
-                raise Reject("E103", "what stands in for an older value is a constant", tree.default.span)
+                raise Reject("E103", "what stands in for an older value is a constant", tree.default.span,
+                             "write the number out")  # fmt: skip
             default = found.value
         value = Value(ir.Var(name.text, kind.range), kind.width, kind.nominal)
         declared = ir.Former(slot, index, kind.range, default)

@@ -329,9 +329,6 @@ class Declarations:
 
     def _pin(self, tree: t.Pin, scope: Scope) -> None:
         """An input: a stored level that the board drives."""
-        if scope is not self.unit.scope:
-            raise Reject("E103", "inputs from outside belong to the device", tree.span,
-                         "give the block an input: NAME: bool")  # fmt: skip
         kind = TypeInfo(ir.BOOL, 1)
         slot = self.unit.slot(scope, tree.name.text, kind, span=tree.span)
         scope.define(StateDef(tree.name.text, tree.name.span, slot, kind))

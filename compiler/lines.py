@@ -69,9 +69,6 @@ class Lines:
     # --- declarations ------------------------------------------------------------
 
     def declare(self, tree: t.Line, scope: Scope) -> None:
-        if scope is not self.unit.scope:
-            raise Reject("E103", "lines belong to the device", tree.span,
-                         "declare it there, and give it to the block as an input: NAME: line")  # fmt: skip
         size = tree.count or 1
         if not 1 <= size <= LEVELS:
             raise Reject("E502", f"an array of lines has 1 to {LEVELS}", tree.span)
@@ -200,7 +197,8 @@ class Lines:
         for element in range(line.size):
             self._described(line, element)
         if line.driver is None and line.bit < LEVELS and not line.pulsed:
-            raise Reject("E502", f"nothing drives line '{line.name}'", line.span, f"drive {line.name} = ...")
+            raise Reject("E502", f"nothing drives line '{line.name}'", line.span,
+                         f"drive {line.name}{'[...]' if line.count else ''} = ...")  # fmt: skip
 
     # --- functions ------------------------------------------------------------------
 

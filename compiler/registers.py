@@ -97,7 +97,7 @@ class Registers:
         has_read, has_write = (any(h.kind == kind for h in tree.handlers) for kind in ("read", "write"))
         computed = tree.value is not None or has_read
         words = access_words(tree.access, stored=not computed or has_write)
-        self._one_value(tree, has_read)
+        self._one_value(tree, has_read, has_write)
         reg = RegDef(
             name, tree.name.span, scope.prefix + name, size, min(lanes or size, size), lanes is not None,
             kind, {}, None, words, tree,
@@ -119,18 +119,28 @@ class Registers:
         return reg
 
     @staticmethod
-    def _one_value(tree: t.Reg, has_read: bool) -> None:
+    def _one_value(tree: t.Reg, has_read: bool, has_write: bool) -> None:
         """A register's value comes from one place; only what is stored is reset."""
+        name = tree.name.text
+        if tree.through is not None:
+            others = {"fields": tree.fields, "a read of its own": has_read, "a write of its own": has_write}
+            if other := next((words for words, given in others.items() if given), ""):
+                raise Reject("E102", f"'{name}' goes through a bank and has {other}: two values",
+                             tree.through.span, "leave one of them out")  # fmt: skip
+            if tree.access:
+                raise Reject(
+                    "E403",
+                    f"'{tree.access[0].text}' applies to what is stored, and this goes through a bank",
+                    tree.access[0].span,
+                    "the bank's registers say what can be done with them",
+                )
         if tree.value is not None and (tree.fields or has_read):
             other = "fields" if tree.fields else "a read of its own"
-            raise Reject(
-                "E102",
-                f"'{tree.name.text}' has an equation and {other}: two values",
-                tree.value.span,
-                "leave one of them out",
-            )
-        if tree.reset is not None and (tree.value is not None or tree.fields or has_read):
-            raise Reject("E403", f"'{tree.name.text}' stores nothing of its own to reset", tree.reset.span,
+            raise Reject("E102", f"'{name}' has an equation and {other}: two values", tree.value.span,
+                         "leave one of them out")  # fmt: skip
+        computed = tree.value is not None or tree.through is not None or has_read
+        if tree.reset is not None and (computed or tree.fields):
+            raise Reject("E403", f"'{name}' stores nothing of its own to reset", tree.reset.span,
                          "write 'reset' after each field")  # fmt: skip
 
     @staticmethod
@@ -175,6 +185,13 @@ class Registers:
         name = f"{reg.name}.{tree.name.text}"
         slot, value = None, None
         words = access_words(tree.access, stored=tree.value is None)
+        if tree.where is not None and not words.writable:
+            raise Reject(
+                "E403",
+                "'where' says what writes are taken, but nothing can be written",
+                tree.where.span,
+                "say 'rw' or 'wo'",
+            )
         if tree.value is not None:
             if tree.reset is not None:
                 raise Reject("E403", f"'{name}' is an equation, it stores nothing to reset", tree.reset.span,

@@ -244,7 +244,8 @@ class Statements:
 
     def _store_written(self, node: t.StoreStmt, ctx: Context) -> None:
         if ctx.written is None:
-            raise Reject("E103", "'store' stands in the write of a register that stores something", node.span)
+            raise Reject("E103", "'store' stands in the write of a register that stores something", node.span,
+                         "give the register fields, or no read of its own")  # fmt: skip
         ctx.out += ctx.written
         self._forget(ctx, self.unit.analysis.of_block(tuple(ctx.written)).writes)
 

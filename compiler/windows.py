@@ -73,10 +73,6 @@ class Windows:
         self._declared: set[Span] = set()
 
     def declare(self, tree: t.Window, scope: Scope) -> None:
-        if scope is not self.unit.scope:
-            raise Reject(
-                "E103", "windows belong to the device", tree.span, "place the block's registers there"
-            )
         if not 1 <= tree.size <= MAX_WINDOW:
             raise Reject("E402", f"a window has 1 to {MAX_WINDOW} bytes, not {tree.size}", tree.base.span,
                          "it is as large as what the device claims")  # fmt: skip
