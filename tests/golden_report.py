@@ -46,8 +46,11 @@ def match_edges(
     """
     left: list[tuple[Edge, str]] = []
     for level in (0, 1):
-        unmatched_there, unmatched_here = _match(
-            [e for e in theirs if e.level == level], [e for e in ours if e.level == level], tolerance
+        unmatched_there, unmatched_here = pair(
+            [e for e in theirs if e.level == level],
+            [e for e in ours if e.level == level],
+            tolerance,
+            tolerance,
         )
         left += [(edge, "there") for edge in unmatched_there]
         left += [(edge, "here") for edge in unmatched_here]
@@ -69,16 +72,17 @@ def match_edges(
         at += 1
 
 
-def _match(theirs: list[Edge], ours: list[Edge], tolerance: int) -> tuple[list[Edge], list[Edge]]:
-    """The edges of each side that find none on the other; both in order of time."""
+def pair(theirs: list[Edge], ours: list[Edge], early: int, late: int) -> tuple[list[Edge], list[Edge]]:
+    """The edges of each side that find none on the other, where theirs may be `early` ns before
+    ours to `late` ns after; both in order of time."""
     only_there, free = [], list(ours)
     only_here: list[Edge] = []
     at = 0
     for edge in theirs:
-        while at < len(free) and free[at].t < edge.t - tolerance:
+        while at < len(free) and free[at].t < edge.t - late:
             only_here.append(free[at])
             at += 1
-        if at < len(free) and abs(free[at].t - edge.t) <= tolerance:
+        if at < len(free) and free[at].t - edge.t <= early:
             at += 1
         else:
             only_there.append(edge)
