@@ -110,6 +110,20 @@ class Guest:
         assert not early or t.clamped, "a tick before it was due"
 
 
+def masked_for_ten(source: Source, missed: str, minimum: int = 0) -> tuple[Guest, float]:
+    """Five periods as they should be, then ten and a half masked; at the end the mask is lifted."""
+    guest = Guest(source, missed, minimum=minimum)
+    period = guest.start(MS)
+    guest.run(round(5.25 * period))
+    assert len(guest.delivered) == 5
+    guest.mask(1)
+    guest.run(round(10 * period))
+    assert len(guest.delivered) == 5, "a masked controller gets nothing"
+    guest.check()
+    guest.mask(0)
+    return guest, period
+
+
 @dataclass
 class Model:
     """The policies, told nanosecond by nanosecond with a list of the ticks that wait.

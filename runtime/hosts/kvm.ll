@@ -527,7 +527,10 @@ others:
   %any = icmp ne i64 %for_python, 0
   br i1 %any, label %leave_signal, label %rearm
 
+; A halted guest had its grace asleep: a deadline that brought it no interrupt must
+; not keep the next from being settled.
 rearm:
+  store i32 0, ptr %settled.p
   store i64 0, ptr %armed.p
   store i32 1, ptr %moved.p
   br label %prepare
