@@ -80,8 +80,8 @@ class Scale:
         return max(1, round(count * self.length))
 
 
-FULL = Scale(pairs=41, length=1.0)
-QUICK = Scale(pairs=7, length=0.1)
+FULL = Scale(pairs=101, length=1.0)
+QUICK = Scale(pairs=15, length=0.2)
 
 
 @dataclass(frozen=True, slots=True)

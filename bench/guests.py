@@ -1,0 +1,227 @@
+"""A guest that reads one port over and over, on our hosts and on what they are measured against.
+
+The same guest, vCPU and hypervisor run every loop, in turn. Ours serves every
+read by a compiled device, counts it and looks at its clock; the loops in C
+(exits.c) serve nothing at all, and a Python callback may do nothing either.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..runtime.assemble import assemble
+from ..runtime.clock import HostClock
+from ..runtime.hosts import Exit, HostError, Reason
+from ..runtime.machine import Machine
+from ..runtime.vmm import Vmm
+from .python_handlers import PythonPit
+from .result import Benchmark, Disagreement, Pairs, Report, Scale, Unavailable, interleave, nanoseconds
+from .toolchain import library
+
+ADDRESS = 0x1000
+PIT, PM_TIMER, NOBODY = 0x40, 0x608, 0x80
+KVM_READS, UNICORN_READS = 1_000, 5_000
+"""Reads in one sample."""
+
+GUEST = """
+        movw    ${port}, %dx
+        movl    ${rounds}, %ecx
+1:
+        .rept   {unrolled}
+        {instruction}
+        .endr
+        subl    $1, %ecx
+        jnz     1b
+        hlt
+"""
+INSTRUCTIONS = {1: "inb %dx, %al", 4: "inl %dx, %eax"}
+UNROLLED = 10
+"""Reads for each turn of the guest's loop, so that it is they that are measured."""
+
+
+class Guest:
+    """A machine with both timers, running `reads` reads of a port on a host."""
+
+    def __init__(self, host: str, port: int, width: int, reads: int) -> None:
+        """`Unavailable` if the host does not work here."""
+        self.reads = reads - reads % UNROLLED
+        self.machine = Machine(HostClock())
+        for device in ("i8254", "acpi_pm"):
+            self.machine.add(device)
+        try:
+            self.vmm = Vmm(self.machine, host)
+        except HostError as error:
+            raise Unavailable(str(error)) from None
+        text = GUEST.format(
+            port=port, rounds=self.reads // UNROLLED, unrolled=UNROLLED, instruction=INSTRUCTIONS[width]
+        )
+        self.image = assemble(text, ADDRESS)
+        self.vmm.host.load(self.image, ADDRESS)
+        # a counter that runs, and drives no line
+        for address, value in ((0x61, 1), (0x43, 0x74), (0x41, 0), (0x41, 0)):
+            self.machine.write("io", address, 1, value)
+
+    def close(self) -> None:
+        self.vmm.close()
+
+    def ours(self) -> float:
+        """ns a read of our loop."""
+        self.vmm.host.boot(ADDRESS)
+        start = time.perf_counter_ns()
+        ended = self.vmm.run()
+        taken = time.perf_counter_ns() - start
+        self._check(ended)
+        return taken / self.reads
+
+    def in_c(self, loop: Callable[[int, int], int]) -> float:
+        """ns a read of a loop of exits.c, on the same vCPU."""
+        host: Any = self.vmm.host
+        host.boot(ADDRESS)
+        fd, page = host._fd, host._vcpu.run
+        start = time.perf_counter_ns()
+        accesses = loop(fd, page)
+        taken = time.perf_counter_ns() - start
+        if accesses != self.reads:
+            raise Disagreement(f"the guest made {accesses} accesses in C's loop, not {self.reads}")
+        return taken / self.reads
+
+    def _check(self, ended: Exit) -> None:
+        if ended.reason is not Reason.HALTED:
+            raise Disagreement(f"the guest should have halted: {ended}")
+
+
+@contextmanager
+def guest(host: str, port: int, width: int, reads: int) -> Iterator[Guest]:
+    made = Guest(host, port, width, reads)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Without the garbage collector while Python is timed."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+# --- KVM ------------------------------------------------------------------------
+
+
+def exit_loop(name: str) -> Callable[[int, int], int]:
+    """A loop of exits.c."""
+    function = library("exits.c")[name]
+    function.argtypes, function.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_int64
+    call: Callable[[int, int], int] = function
+    return call
+
+
+def kvm(loop_name: str, port: int, width: int) -> Callable[[Benchmark, Scale], Report]:
+    def run(benchmark: Benchmark, scale: Scale) -> Report:
+        loop = exit_loop(loop_name)
+        with guest("kvm", port, width, scale.of(KVM_READS)) as running:
+            pairs = interleave(running.ours, lambda: running.in_c(loop), scale.pairs)
+            served = sum(count.light for count in running.vmm.counts() if count.access == "read")
+        if served < running.reads * scale.pairs:
+            raise Disagreement(f"{benchmark.name}: {served} reads were served by compiled handlers")
+        with guest("kvm", NOBODY, 1, scale.of(KVM_READS)) as nothing:
+            bare = min(nothing.ours() for _ in range(3))
+        return _report(benchmark, pairs, False, f"our loop at a port nobody claims {nanoseconds(bare)}")
+
+    return run
+
+
+def _report(benchmark: Benchmark, pairs: Pairs, inverse: bool, limits: str) -> Report:
+    return Report(
+        benchmark.judge(pairs.ratios(inverse)),
+        nanoseconds(min(pairs.ours)),
+        nanoseconds(min(pairs.theirs)),
+        limits,
+    )
+
+
+# --- Unicorn --------------------------------------------------------------------
+
+
+def python_emulator(image: bytes, reads: int, callback: Callable[..., int]) -> Callable[[], float]:
+    """A function that runs the guest in Unicorn with a Python callback: ns a read."""
+    unicorn: Any = importlib.import_module("unicorn")
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_16)
+    uc.mem_map(0, 0x10000)
+    uc.mem_write(ADDRESS, image)
+    uc.hook_add(unicorn.UC_HOOK_INSN, callback, None, 1, 0, unicorn.x86_const.UC_X86_INS_IN)
+
+    def sample() -> float:
+        start = time.perf_counter_ns()
+        uc.emu_start(ADDRESS, ADDRESS + len(image) - 1)
+        return (time.perf_counter_ns() - start) / reads
+
+    return sample
+
+
+def unicorn_against_python(benchmark: Benchmark, scale: Scale) -> Report:
+    with guest("unicorn", PIT + 1, 1, scale.of(UNICORN_READS)) as running, calm():
+        handler = PythonPit(time.monotonic_ns())
+        handler.program(time.monotonic_ns(), 1, 2, 65_536)
+
+        def serve(uc: object, port: int, size: int, data: object) -> int:
+            return handler.read(time.monotonic_ns(), port - PIT, size)
+
+        theirs = python_emulator(running.image, running.reads, serve)
+        pairs = interleave(running.ours, theirs, scale.pairs)
+        empty = python_emulator(running.image, running.reads, lambda uc, port, size, data: 0)
+        bare = min(empty() for _ in range(3))
+    return _report(benchmark, pairs, True, f"Python callback that does nothing {nanoseconds(bare)}")
+
+
+WHAT = "time of a guest's read, exit and handler included"
+
+BENCHMARKS = (
+    Benchmark(
+        "KVM loop/libc ioctl loop: i8254",
+        1.0,
+        "at most",
+        f"{WHAT}: our loop serving a counter / a C loop on libc's ioctl serving nothing",
+        kvm("bench_libc_loop", PIT + 1, 1),
+    ),
+    Benchmark(
+        "KVM loop/libc ioctl loop: acpi_pm",
+        1.0,
+        "at most",
+        f"{WHAT}: our loop serving the PM timer / a C loop on libc's ioctl serving nothing",
+        kvm("bench_libc_loop", PM_TIMER, 4),
+    ),
+    Benchmark(
+        "KVM loop/inline syscall loop: i8254",
+        1.02,
+        "at most",
+        f"{WHAT}: our loop serving a counter / a C loop with the system call inline, serving nothing",
+        kvm("bench_syscall_loop", PIT + 1, 1),
+    ),
+    Benchmark(
+        "KVM loop/inline syscall loop: acpi_pm",
+        1.02,
+        "at most",
+        f"{WHAT}: our loop serving the PM timer / a C loop with the system call inline, serving nothing",
+        kvm("bench_syscall_loop", PM_TIMER, 4),
+    ),
+    Benchmark(
+        "Unicorn: Python callback/native",
+        10,
+        "at least",
+        f"{WHAT}: a Python callback serving a counter / ours",
+        unicorn_against_python,
+    ),
+)
