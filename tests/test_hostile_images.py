@@ -29,6 +29,7 @@ LONG = bool(int(os.environ.get("DEVC_LONG", "0")))
 TIMES = 10 if LONG else 1
 SHIPPED = sorted(path.stem for path in DEVICES.glob("*.dev"))
 NOW = 900 * SECOND
+PARAMS = {"hpet": {"timers": 32, "fsb": 1}}
 
 
 @cache
@@ -52,7 +53,7 @@ def aimed(rng: Random, module: ir.Module, now: int) -> Step:
 @cache
 def busy_image(name: str, seed: int) -> bytes:
     """Of a device after random accesses, at NOW."""
-    instance, rng, now = compiled(name).pair(0).reference, Random(seed), 0
+    instance, rng, now = compiled(name).pair(0, **PARAMS.get(name, {})).reference, Random(seed), 0
     for _ in range(400):
         now += rng.choice((0, 1, 10**4, rng.randrange(4 * 10**8)))
         kind, args = aimed(rng, instance.module, now)
@@ -85,7 +86,7 @@ def live(pair: Pair, rng: Random, calls: int, now: int) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_byte_of_an_image_may_be_hostile(name: str) -> None:
     whole = busy_image(name, 1)
-    pair = compiled(name).pair(0)
+    pair = compiled(name).pair(0, **PARAMS.get(name, {}))
     accepted = refused = 0
     for at, value in damages(len(whole), Random(1)):
         content = whole[:at] + bytes((whole[at] ^ value,)) + whole[at + 1 :]
@@ -111,7 +112,7 @@ def damages(size: int, rng: Random) -> Iterator[tuple[int, int]]:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_image_cut_off_anywhere_or_too_long_is_refused(name: str) -> None:
     whole = busy_image(name, 1)
-    pair = compiled(name).pair(0)
+    pair = compiled(name).pair(0, **PARAMS.get(name, {}))
     for length in (*range(0, len(whole), max(1, len(whole) // 150)), len(whole) - 1):
         assert not attempt(pair, whole[:length], NOW)
     for more in (1, 8, len(whole)):
@@ -120,7 +121,7 @@ def test_an_image_cut_off_anywhere_or_too_long_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_image_of_another_device_is_refused(name: str) -> None:
-    pair = compiled(name).pair(0)
+    pair = compiled(name).pair(0, **PARAMS.get(name, {}))
     mine = busy_image(name, 1)
     for other in SHIPPED:
         if other != name:
@@ -129,6 +130,15 @@ def test_an_image_of_another_device_is_refused(name: str) -> None:
             head = image.HEAD.size  # its own head before the other's values
             body = (content[head:] + bytes(len(mine)))[: len(mine) - head]
             attempt(pair, mine[:head] + body, NOW)
+
+
+def test_an_hpet_with_another_number_of_timers_is_refused() -> None:
+    """CVE-2013-4527."""
+    whole = busy_image("hpet", 1)
+    for timers in (3, 31):
+        pair = compiled("hpet").pair(0, timers=timers, fsb=1)
+        answer = pair.call("restore", NOW, whole)
+        assert answer[1:] == (image.PARAMETERS, f"saved with timers = 32, this instance has {timers}")
 
 
 # --- values inside their ranges, which no check can refuse ---------------------
@@ -154,7 +164,7 @@ def hostile_values(module: ir.Module, content: bytes, rng: Random, count: int) -
 @pytest.mark.parametrize("seed", range(3))
 def test_any_values_in_their_ranges_make_a_device_that_works(name: str, seed: int) -> None:
     module, rng = compiled(name).module, Random(seed)
-    pair = compiled(name).pair(0)
+    pair = compiled(name).pair(0, **PARAMS.get(name, {}))
     for _ in range(100 * TIMES):
         whole = busy_image(name, rng.randrange(4))
         content = hostile_values(module, whole, rng, rng.choice((1, 2, 5, 30, 300)))
@@ -175,7 +185,7 @@ def assert_settled(pair: Pair, now: int) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_image_s_own_instant_may_be_anything_up_to_the_present(name: str) -> None:
     whole = busy_image(name, 2)
-    pair = compiled(name).pair(0)
+    pair = compiled(name).pair(0, **PARAMS.get(name, {}))
     for since in (0, 1, NOW, 2**63, 2**64 - 2, 2**64 - 1):
         content = whole[:24] + since.to_bytes(8, "little") + whole[32:]
         for now in (0, NOW, 2**63, 2**64 - 1):
@@ -187,7 +197,7 @@ def test_an_image_s_own_instant_may_be_anything_up_to_the_present(name: str) -> 
 def test_sections_of_two_images_may_be_exchanged(name: str) -> None:
     """Both are whole images of the device, so any mixture of their values is in range."""
     first, second = busy_image(name, 1), busy_image(name, 3)
-    pair, rng = compiled(name).pair(0), Random(5)
+    pair, rng = compiled(name).pair(0, **PARAMS.get(name, {})), Random(5)
     ends = []
     at = image.HEAD.size
     for slot in image.layout(compiled(name).module).slots:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from random import Random
 
 import pytest
 from devc.cli.check import check
@@ -312,6 +313,35 @@ def test_a_hostile_older_image_is_refused_and_changes_nothing(  # type: ignore[n
     assert new.state == before
 
 
+def test_every_byte_of_an_older_image_may_be_hostile(file: Path) -> None:
+    _, saved = busy(file, "reference")
+    type_ = change(file, THIRD)
+    pair = [instantiate(type_, engine, 0, {"hz": 1000}) for engine in ENGINES]  # type: ignore[arg-type]
+    rng, accepted = Random(1), 0
+    for at in range(len(saved)):
+        for value in {0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)}:
+            before = [each.state for each in pair]
+            outcomes = [restored(each, 3 * SECOND, put(saved, at, bytes((value,)))) for each in pair]
+            assert outcomes[0] == outcomes[1]
+            assert pair[0].state == pair[1].state
+            if outcomes[0] is not None:
+                assert [each.state for each in pair] == before
+                continue
+            accepted += 1
+            for each in pair:
+                each.write("io", 4 * SECOND, rng.randrange(4), 1, value)
+                each.read("more", 5 * SECOND, 0, 2)
+    assert accepted > 50
+
+
+def restored(instance: Instance, now: int, content: bytes) -> tuple[int, str] | None:
+    try:
+        instance.restore(now, content)
+    except ImageError as error:
+        return error.code, str(error)
+    return None
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -411,3 +441,18 @@ def test_the_compiled_device_has_no_code_for_upgrades(file: Path) -> None:
     from devc.compiler import native
 
     assert "upgrade" not in native.build(module)
+
+
+def test_the_manual_s_example_upgrades_as_it_says(tmp_path: Path) -> None:
+    manual = Path(__file__).parents[1] / "docs" / "state.md"
+    (present,) = (part for part in manual.read_text().split("```") if part.startswith("\ndevice dial"))
+    first = present.replace("level: 0..99", "level: u8").replace("half: u8 = 2", "speed: u8 = 9")
+    first = first.replace("= half", "= speed").replace("state alert: bool", "").replace("= alert", "= 0")
+    first = first[: first.index("    checkpoint")] + first[first.index("    io at") :]
+    path = tmp_path / "dial.dev"
+    made = instantiate(change(path, first), "native", 0, {})
+    made.set("level", 200)
+    saved = made.save(0)
+    new = instantiate(change(path, present), "native", 0, {})
+    new.restore(0, saved)
+    assert [new.get(name) for name in ("level", "half", "alert")] == [99, 4, 1]

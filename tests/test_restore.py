@@ -83,3 +83,27 @@ def test_a_restore_a_year_later_takes_no_longer(engine: str) -> None:
     copy = make("i8254", engine)
     copy.restore(year, saved)
     assert copy.get("rises", 0) == 37_000_000_000 % 2**32
+
+
+def test_a_latched_but_unread_value_survives_and_so_does_half_of_one(engine: str) -> None:
+    pit = periodic(engine)
+    pit.latch(0)
+    held = pit.inb(0x40)
+    pit.read_back(1, status=True)
+    copy = Pit(engine)
+    pit.wait(300)
+    copy.device.restore(pit.now, pit.device.save(pit.now))
+    copy.now = pit.now
+    assert [held | copy.inb(0x40) << 8, copy.inb(0x41)] == [991, 0x70]
+
+
+def test_a_phase_is_exact_to_the_tick(engine: str) -> None:
+    pit = periodic(engine)
+    for _ in range(30):
+        pit.wait(37)
+        copy = Pit(engine)
+        copy.now = pit.now
+        copy.device.restore(pit.now, pit.device.save(pit.now))
+        assert copy.device.deadline == pit.device.deadline
+        assert copy.count(0) == pit.count(0)
+        pit = copy
