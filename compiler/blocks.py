@@ -94,11 +94,10 @@ class Blocks:
                 inner.names[name] = clock
                 self.unit.diagnostics.used.add(item.name.span)
             else:
-                inner.define(
-                    InputDef(
-                        name, item.name.span, f"{inner.prefix}{name}.in", self.unit.type(item.type, inner)
-                    )
-                )
+                function = f"{inner.prefix}{name}.in"
+                entity = InputDef(name, item.name.span, function, self.unit.type(item.type, inner))
+                entity.elaborate = partial(self._input, entity, given[name], tree, inner, scope)
+                inner.define(entity)
 
     def _outer(self, item: t.Input, argument: t.Expr, inner: Scope, scope: Scope) -> None:
         """An input that is the device's own counter or line."""
@@ -128,16 +127,10 @@ class Blocks:
         position = self.unit.refs.bounded(argument.index, outer, width, entity.name)
         inner.define(BitDef(item.name.text, item.name.span, entity.slot, entity.type.range, position))
 
-    def _finish_inputs(self, tree: t.Instance, inner: Scope, scope: Scope) -> None:
-        """An input is an equation of the device, with the array's index in sight."""
-        for argument in tree.arguments:
-            entity = inner.names.get(argument.name.text)
-            if isinstance(entity, InputDef):
-                self.unit.attempt(partial(self._finish_input, entity, argument, tree, inner, scope))
-
-    def _finish_input(
+    def _input(
         self, entity: InputDef, argument: t.Argument, tree: t.Instance, inner: Scope, scope: Scope
     ) -> None:
+        """An input is an equation of the device, with the array's index in sight."""
         outer = Context(scope, ()).inner()
         if inner.index is not None and tree.index is not None:
             outer.scope.define(LocalDef(tree.index.text, tree.index.span, Value(inner.place[0])))
@@ -149,7 +142,9 @@ class Blocks:
         entity = scope.declared(tree.name, InstanceDef)
         if entity is None:
             return
-        self._finish_inputs(tree, entity.scope, scope)
+        for item in entity.scope.names.values():
+            if isinstance(item, InputDef):
+                self.unit.attempt(partial(self.unit.refs.input, item))
         block = scope.find(tree.block.text, tree.block.span)
         assert isinstance(block, BlockDef)
         for member in sorted(block.tree.members, key=lambda m: isinstance(m, (t.On, t.Drive))):

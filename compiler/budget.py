@@ -9,7 +9,7 @@ from ..dsl.diagnostics import Reject, Span, Stop
 from . import ir
 from .verify import children
 
-MAX_STEPS = 50_000
+MAX_STEPS = 20_000
 """Expressions and statements elaborated: bodies count once for each block and each turn of a 'for'."""
 MAX_NODES = 20_000
 """Of one expression's IR."""

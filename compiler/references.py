@@ -88,6 +88,7 @@ class References:
             case LetDef():
                 return self.let(entity, place)
             case InputDef():
+                self.input(entity)
                 kind = entity.type.range
                 return Value(ir.Call(entity.function, place, kind), entity.type.width, entity.type.nominal)
             case FieldDef():
@@ -122,6 +123,12 @@ class References:
         if isinstance(found.expr, ir.Const):
             return found
         return replace(found, expr=ir.Call(entity.function, place, found.type))
+
+    def input(self, entity: InputDef) -> None:
+        """Elaborate a block's input at its first use."""
+        entity.progress.run(
+            entity.elaborate, lambda: cyclic(entity, "what the block gives may not come back to it")
+        )
 
     def latch(self, node: t.Expr, ctx: Context) -> LatchRef | None:
         """The latch that a reference stands for, if it does for one."""

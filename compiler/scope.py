@@ -160,10 +160,12 @@ class LetDef(Entity):
 
 @dataclass(eq=False)
 class InputDef(Entity):
-    """A block's input: an equation of the enclosing scope, or a clock's alias."""
+    """A block's input: an equation of the device, elaborated at its first use."""
 
     function: str
     type: TypeInfo
+    elaborate: Callable[[], None] = lambda: None
+    progress: Progress = field(default_factory=lambda: Progress())
 
 
 @dataclass(eq=False)
