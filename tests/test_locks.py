@@ -328,8 +328,9 @@ def test_every_byte_of_an_older_image_may_be_hostile(file: Path) -> None:
                 assert [each.state for each in pair] == before
                 continue
             accepted += 1
+            register = rng.randrange(4)
             for each in pair:
-                each.write("io", 4 * SECOND, rng.randrange(4), 1, value)
+                each.write("io", 4 * SECOND, register, 1, value)
                 each.read("more", 5 * SECOND, 0, 2)
     assert accepted > 50
 
