@@ -8,7 +8,7 @@ HPET 1.0a). It knows no counting but the main counter's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .golden_report import UNEXPLAINED, Difference, pair
 from .golden_traces import Answers, Edge, Operation, Trace
@@ -18,8 +18,45 @@ TARGET = 8
 ENABLE, LEGACY = 1, 2
 ONES = 2**64 - 1
 TICK = 10
+COUNTER_WRITE = "a write to the running counter has no effect"
+COUNTER_IN_NS = "the counter wraps at 2**64 ns"
+PASSED = "a comparator that the counter has passed fires at once"
+VAL_SET = "a 32-bit write ends VAL_SET, and one of the high half with it leaves the period alone"
+CLAMPED = "a period's halves have 31 bits"
+LEGACY_ALONE = "legacy replacement does not need the overall enable"
+WRAP = "in 32-bit mode a one-shot fires a tick before the wrap"
 LATE = 9
 """QEMU programs its timers up to a part of a tick late, ns."""
+
+
+@dataclass
+class QemuComparator:
+    """What QEMU makes of writes to a comparator."""
+
+    target: int = ONES
+    period: int = 0
+    val_set: bool = False
+
+    def write(self, register: int, value: int, periodic: bool, narrow: bool) -> None:
+        if register == 0:
+            self.val_set = bool(value & 0x40)
+        elif register in (TARGET, TARGET + 4):
+            shift = 8 * (register - TARGET)
+            lane = 0xFFFF_FFFF << shift
+            if not periodic or self.val_set:
+                self.target = self.target & ~lane | value << shift
+            if periodic and (not shift or not self.val_set):
+                self.period = self.period & ~lane | (value & 0x7FFF_FFFF) << shift
+            self.val_set = False
+
+    def settle(self, count: int, periodic: bool) -> None:
+        """Where it stands when its timer is stopped, or started."""
+        if periodic and self.period and self.target < count:
+            self.target += -(-(count - self.target) // self.period) * self.period
+
+    def passed(self, count: int, narrow: bool) -> bool:
+        bits = 32 if narrow else 64
+        return (count - self.target) % 2**bits < 2 ** (bits - 1)
 
 
 @dataclass
@@ -38,7 +75,11 @@ class Timer:
     open: int = 0  # lanes of the comparator that VAL_SET opened
     kept: bool = False
     again: bool = False
-    marks: set[str] = field(default_factory=set)
+    theirs: QemuComparator = field(default_factory=lambda: QemuComparator())
+    passed: bool = False
+    cause: str = UNEXPLAINED  # of differences now, and as long as its status bit stays
+    acknowledged: bool = False
+    stays: bool = False  # stopped in the tick of a match, before QEMU has added the period
 
     @property
     def level(self) -> bool:
@@ -62,6 +103,7 @@ class Timer:
 
     def write(self, register: int, value: int) -> None:
         """A 32-bit write of a lane."""
+        self.theirs.write(register, value, self.periodic, self.narrow)
         if register == 0:
             self.config = value
             if value & 0x40:
@@ -74,6 +116,7 @@ class Timer:
             if self.periodic:
                 self.period = self.period & ~lane | value << shift
             self.open &= ~lane
+            self.passed = self.stays = False
 
     def since_match(self, count: int) -> int | None:
         """Ticks since the counter last reached the comparator; None if it did not."""
@@ -85,24 +128,35 @@ class Timer:
 
 @dataclass
 class Counter:
-    """The main counter; its ticks begin where it is enabled."""
+    """The main counter; its ticks begin where it is enabled.
 
+    Two of QEMU's ways: `keeps`, a write while it runs has no effect (2.3.7 leaves it
+    undefined); `in_ns`, it is held in ns modulo 2**64.
+    """
+
+    keeps: bool
+    in_ns: bool
     value: int = 0
     since: int = 0
     running: bool = False
 
     def at(self, t: int) -> int:
-        return self.value + (t - self.since) // TICK if self.running else self.value
+        if not self.running:
+            return self.value
+        if self.in_ns:
+            return (self.value * TICK + t - self.since) % 2**64 // TICK
+        return (self.value + (t - self.since) // TICK) % 2**64
 
     def run(self, running: bool, t: int) -> None:
         if running != self.running:
             self.value, self.since, self.running = self.at(t), t, running
 
-    def write(self, lane: int, value: int) -> None:
-        """A halted counter's half. One that runs keeps its value in QEMU."""
-        if not self.running:
+    def write(self, lane: int, value: int, t: int) -> None:
+        """Write a half, 0 or 4."""
+        if not (self.running and self.keeps):
             shift = 8 * lane
-            self.value = self.value & ~(0xFFFF_FFFF << shift) | value << shift
+            self.value = self.at(t) & ~(0xFFFF_FFFF << shift) | value << shift
+            self.since += (t - self.since) // TICK * TICK
 
 
 class Programming:
@@ -110,25 +164,89 @@ class Programming:
 
     def __init__(self, timers: int) -> None:
         self.timers = [Timer(n) for n in range(timers)]
-        self.counter = Counter()
+        self.counter = Counter(keeps=True, in_ns=True)
+        self.exact = Counter(keeps=True, in_ns=False)
+        self.ours = Counter(keeps=False, in_ns=False)
         self.legacy = False
 
     def line(self, timer: Timer) -> int:
         return (0, 8)[timer.number] if self.legacy and timer.number < 2 else timer.route
 
+    def lines(self, timer: Timer) -> set[int]:
+        """QEMU's line and ours."""
+        return {self.line(timer), self.line(timer) if self.counter.running else timer.route}
+
     def write(self, offset: int, value: int, t: int) -> None:
         """A 32-bit write of a lane."""
+        count, was_active = self.counter.at(t), [self.is_active(timer) for timer in self.timers]
+        self._write(offset, value, t)
+        for timer, active in zip(self.timers, was_active, strict=True):
+            if active and not self.is_active(timer):
+                timer.theirs.settle(count, timer.periodic)
+                timer.passed = False
+            elif self.is_active(timer) and (
+                not active or offset & ~7 == TIMERS + STRIDE * timer.number + TARGET
+            ):
+                timer.passed = timer.theirs.passed(self.counter.at(t), timer.narrow)
+
+    def is_active(self, timer: Timer) -> bool:
+        return timer.enabled and self.counter.running
+
+    def _write(self, offset: int, value: int, t: int) -> None:
         if offset == CONFIG:
-            self.counter.run(bool(value & ENABLE), t)
+            for counter in self.counters:
+                counter.run(bool(value & ENABLE), t)
             self.legacy = bool(value & LEGACY)
         elif offset == STATUS:
             for timer in self.timers:
                 if value >> timer.number & 1:
                     timer.kept, timer.again = False, self.just_matched(timer, t)
+                    timer.acknowledged = True
         elif offset - COUNT in (0, 4):
-            self.counter.write(offset - COUNT, value)
+            for counter in self.counters:
+                counter.write(offset - COUNT, value, t)
         elif offset >= TIMERS and (offset - TIMERS) // STRIDE < len(self.timers):
             self.timers[(offset - TIMERS) // STRIDE].write((offset - TIMERS) % STRIDE, value)
+
+    @property
+    def counters(self) -> tuple[Counter, ...]:
+        return self.counter, self.exact, self.ours
+
+    def counter_cause(self, t: int) -> str:
+        """Why the counters differ, if they do."""
+        theirs, exact, ours = (counter.at(t) for counter in self.counters)
+        if theirs != exact:
+            return COUNTER_IN_NS
+        return COUNTER_WRITE if exact != ours else UNEXPLAINED
+
+    def find_causes(self, t: int) -> None:
+        """Which of QEMU's departures makes each timer differ now."""
+        of_counter = self.counter_cause(t)
+        for timer in self.timers:
+            cause = of_counter
+            if cause == UNEXPLAINED:
+                cause = self._timer_cause(timer)
+            if cause != UNEXPLAINED or timer.acknowledged or not timer.level:
+                timer.cause = cause
+            timer.acknowledged = False
+
+    def _timer_cause(self, timer: Timer) -> str:
+        if timer.periodic and timer.theirs.period != timer.period:
+            clamped = timer.period & 0x7FFF_FFFF_7FFF_FFFF
+            return CLAMPED if timer.theirs.period == clamped else VAL_SET
+        if timer.passed:
+            return PASSED
+        alone = timer.number < 2 and self.legacy and not self.counter.running
+        return LEGACY_ALONE if alone else UNEXPLAINED
+
+    def causes(self) -> dict[int, str]:
+        """By line."""
+        return {
+            line: timer.cause
+            for timer in self.timers
+            for line in self.lines(timer)
+            if timer.cause != UNEXPLAINED
+        }
 
     def just_matched(self, timer: Timer, t: int) -> bool:
         """Whether it matched so recently that QEMU's timer, or its second pulse, may still come."""
@@ -143,7 +261,7 @@ class Programming:
     @property
     def active(self) -> frozenset[int]:
         """Lines of timers that interrupt."""
-        return frozenset(self.line(timer) for timer in self.timers if timer.enabled and self.counter.running)
+        return frozenset(self.line(timer) for timer in self.timers if self.is_active(timer))
 
 
 class _Comparison:
@@ -153,14 +271,17 @@ class _Comparison:
         self.programming = Programming(trace.meta["timers"])
         self.high = (_Levels(trace.edges), _Levels(answers.edges))
         self.rises = sorted((edge.line, edge.t) for edge in trace.edges if edge.level)
+        self.causes: list[dict[int, str]] = []  # by operation: what makes a line differ
+        self.counts: list[Counter] = []  # by operation: the main counter after it
         self.uncertain: list[frozenset[int]] = []  # by operation
         self.periodic: list[frozenset[int]] = []  # by operation: lines of periodic timers
+        self.narrow: list[frozenset[int]] = []  # by operation: lines of 32-bit one-shots
         self.stopped: list[tuple[int, int]] = []  # lines whose timer was stopped, and when
 
     def run(self) -> Iterator[Difference]:
         programming = self.programming
         for at, operation in enumerate(self.trace.operations):
-            uncertain = programming.uncertain
+            uncertain, causes = programming.uncertain, programming.causes()
             if operation.kind == "write" and operation.address >= self.base:
                 self._write(at, operation)
             for timer in programming.timers:
@@ -169,6 +290,11 @@ class _Comparison:
             self.uncertain.append(uncertain | programming.uncertain)
             periodic = (programming.line(timer) for timer in programming.timers if timer.periodic)
             self.periodic.append(frozenset(periodic))
+            narrow = (timer for timer in programming.timers if timer.narrow and not timer.periodic)
+            self.narrow.append(frozenset(programming.line(timer) for timer in narrow))
+            programming.find_causes(operation.t)
+            self.causes.append({**causes, **programming.causes()})
+            self.counts.append(replace(programming.counter))
             if operation.kind == "read" and operation.address >= self.base:
                 yield from self._read(at, operation, self.answers.values[at])
         yield from self._edges()
@@ -177,6 +303,9 @@ class _Comparison:
         """Follow a write; what it disables while its line is high, QEMU forgets."""
         programming = self.programming
         active = programming.active
+        matched = [
+            timer.periodic and programming.just_matched(timer, operation.t) for timer in programming.timers
+        ]
         pending = [
             timer.level
             and programming.line(timer) in active
@@ -187,10 +316,11 @@ class _Comparison:
             value = operation.value >> 8 * lane & 0xFFFF_FFFF
             programming.write(operation.address - self.base + lane, value, operation.t)
         self.stopped += [(line, operation.t) for line in active - programming.active]
-        for timer, was_pending in zip(programming.timers, pending, strict=True):
-            if not (timer.enabled and programming.counter.running):
+        for timer, was_pending, just_matched in zip(programming.timers, pending, matched, strict=True):
+            if not programming.is_active(timer):
                 timer.kept |= was_pending
                 timer.again = False
+                timer.stays |= just_matched
 
     # --- values ---
 
@@ -201,21 +331,39 @@ class _Comparison:
             differing &= ~self._uncertain_status(operation.t, ours)
         elif offset >= TIMERS and (offset - TIMERS) % STRIDE == TARGET:
             timer = self.programming.timers[(offset - TIMERS) // STRIDE]
-            if self.programming.just_matched(timer, operation.t) and ours - theirs == timer.period:
+            matched = self.programming.just_matched(timer, operation.t) or timer.stays
+            if matched and ours - theirs == timer.period:
                 return  # the period is added with the second pulse
         if differing:
-            yield Difference(at, f"read of {_name(offset)}, {operation.width} bytes", theirs, ours)
+            kind = f"read of {_name(offset)}, {operation.width} bytes"
+            yield Difference(at, kind, theirs, ours, self._read_cause(offset, operation, ours))
+
+    def _read_cause(self, offset: int, operation: Operation, ours: int) -> str:
+        cause = self.programming.counter_cause(operation.t)
+        if offset & ~7 == COUNT:
+            mask = 2 ** (8 * operation.width) - 1
+            counts = (self.programming.counter, self.programming.ours)
+            expected = tuple(count.at(operation.t) >> 8 * (offset & 7) & mask for count in counts)
+            return cause if (operation.answer, ours) == expected else UNEXPLAINED
+        if offset == STATUS:
+            bits = operation.answer ^ ours
+            concerned = [timer for timer in self.programming.timers if bits >> timer.number & 1]
+            causes = {timer.cause for timer in concerned if not self._may_differ(timer, operation.t, ours)}
+            return UNEXPLAINED if UNEXPLAINED in causes else min(causes)
+        if offset >= TIMERS:
+            return self.programming.timers[(offset - TIMERS) // STRIDE].cause
+        return UNEXPLAINED
 
     def _uncertain_status(self, t: int, ours: int) -> int:
-        """Status bits that may differ: see `Timer`, or set there within `LATE`."""
-        found = 0
-        for timer in self.programming.timers:
-            line = self.programming.line(timer)
-            late = any(at == line and 0 <= rise - t <= LATE for at, rise in self.rises)
-            set_here = ours >> timer.number & 1
-            if timer.kept or late if set_here else timer.again:
-                found |= 1 << timer.number
-        return found
+        """Status bits that may differ."""
+        return sum(1 << timer.number for timer in self.programming.timers if self._may_differ(timer, t, ours))
+
+    def _may_differ(self, timer: Timer, t: int, ours: int) -> bool:
+        """See `Timer`; and there it may be set up to `LATE` later."""
+        if not ours >> timer.number & 1:
+            return timer.again
+        line = self.programming.line(timer)
+        return timer.kept or any(at == line and 0 <= rise - t <= LATE for at, rise in self.rises)
 
     # --- edges ---
 
@@ -232,7 +380,13 @@ class _Comparison:
                         if line not in self.uncertain[edge.at] and not (
                             side == "here" and self._stopped(edge)
                         ):
-                            yield Difference.of_edge(edge, side, f" ({shape})")
+                            yield Difference.of_edge(edge, side, f" ({shape})", self._edge_cause(edge))
+
+    def _edge_cause(self, edge: Edge) -> str:
+        count = self.counts[edge.at].at(edge.t) & 0xFFFF_FFFF
+        if count in (0, 0xFFFF_FFFF) and edge.line in self.narrow[edge.at]:
+            return WRAP
+        return self.causes[edge.at].get(edge.line, UNEXPLAINED)
 
     def _stopped(self, edge: Edge) -> bool:
         """Whether its timer was stopped before QEMU's, being late, came to it."""
