@@ -117,6 +117,10 @@ class Timer:
                 self.period = self.period & ~lane | value << shift
             self.open &= ~lane
             self.passed = self.stays = False
+        if self.narrow:
+            for comparator in (self, self.theirs):
+                comparator.target &= 0xFFFF_FFFF
+                comparator.period &= 0xFFFF_FFFF
 
     def since_match(self, count: int) -> int | None:
         """Ticks since the counter last reached the comparator; None if it did not."""
