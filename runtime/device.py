@@ -146,8 +146,10 @@ class Device:
 
     def _update_lines(self, update: Callable[[OutputLine, int, int, int], None], now: int) -> None:
         levels = self.instance.lines
-        for line in self.lines:
-            update(line, levels >> line.bit & 1, self.instance.get("rises", line.bit), now)
+        for line, rises in zip(self.lines, self.instance.rises, strict=True):
+            level = levels >> line.bit & 1
+            if rises != line.rises or level != line.level or line.coalescer is not None:
+                update(line, level, rises, now)
 
 
 class RegionTarget:

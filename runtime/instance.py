@@ -82,6 +82,8 @@ class Instance(ABC):
         self._memory = memory
         self._slots = {slot.name: slot for slot in module.slots}
         self._codes = {slot.name: struct.Struct("=" + slot_code(slot)) for slot in module.slots}
+        self._rises = struct.Struct(f"={len(module.lines)}I")
+        self._rises_at = self._slots["rises"].offset if module.lines else 0
 
     # --- the guest's side ---
 
@@ -199,6 +201,11 @@ class Instance(ABC):
     def lines(self) -> int:
         """The level of line i in bit i, as of the last settle or write."""
         return self._head(_LINES)
+
+    @property
+    def rises(self) -> tuple[int, ...]:
+        """How often each line has risen since reset, modulo 2**32."""
+        return self._rises.unpack_from(self._memory, self._rises_at) if self._rises.size else ()
 
     @property
     def attention(self) -> int:

@@ -165,6 +165,10 @@ class FakeInstance:
 
     # --- slots and images ---
 
+    @property
+    def rises(self) -> tuple[int, ...]:
+        return tuple(self.get("rises", bit) for bit in range(len(self.module.lines)))
+
     def get(self, slot: str, *index: int) -> int:
         return self.slots[slot]
 
