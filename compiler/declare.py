@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
+from . import arithmetic as a
 from . import ir, timing
 from .builtins import BUILTINS
 from .scope import (
@@ -69,6 +70,7 @@ class Declarations:
             t.Python: self.unit.pythons.declare,
         }
         self.finish: dict[type, Callable[[Any, Scope], None]] = {
+            t.Clock: self._finish_clock,
             t.Counter: self._finish_counter,
             t.Let: self._finish_let,
             t.Wave: self._finish_wave,
@@ -227,7 +229,46 @@ class Declarations:
         if not ir.Range(1, ir.MAX_HZ).contains(hz.type):
             raise Reject("E201", "a clock runs at 1 Hz to 1 GHz", tree.hz.span,
                          "a tick of less than 1 ns would fall between two instants")  # fmt: skip
-        scope.define(ClockDef(tree.name.text, tree.name.span, hz.expr, scope.prefix + tree.name.text))
+        name = tree.name.text
+        clock = ClockDef(name, tree.name.span, hz.expr, scope.prefix + name)
+        if tree.condition is not None:
+            if scope is not self.unit.scope:
+                raise Reject("E103", "a clock that stands and starts belongs to the device", tree.span,
+                             "give it to the block as an input: NAME: clock")  # fmt: skip
+            clock.condition = tree.condition
+            clock.epoch = self.unit.slot(scope, f"{name}.epoch", TypeInfo(ir.U64), span=tree.span)
+            clock.on = self.unit.slot(
+                scope, f"{name}.on", TypeInfo(ir.BOOL, 1), kind="derived", span=tree.span
+            )
+            self.unit.settling.clocks.append(clock)
+        scope.define(clock)
+
+    def _finish_clock(self, tree: t.Clock, scope: Scope) -> None:
+        clock = scope.names.get(tree.name.text)
+        if isinstance(clock, ClockDef) and tree.condition is not None:
+            self.running(clock)
+
+    def running(self, clock: ClockDef) -> ir.Expr:
+        """The condition under which a clock runs."""
+        if clock.condition is None:
+            return a.TRUE
+        function = f"{clock.unit}.runs"
+        if function not in self.unit.functions:
+            condition = self._lasting(clock.condition, self.unit.scope, "a clock runs")
+            self.unit.function(function, (), ir.BOOL, [ir.Return(condition)], clock.span.line)
+        return ir.Call(function, (), ir.BOOL)
+
+    def _lasting(self, tree: t.Expr, scope: Scope, what: str) -> ir.Expr:
+        """A condition over stored state: what changes with time cannot be solved for."""
+        condition = self.unit.expr.truth(tree, Context(scope, scope.place))
+        if self.unit.analysis.of_expr(condition).time:
+            raise Reject(
+                "E501",
+                f"{what} while a condition over stored state holds; this changes with time",
+                tree.span,
+                "set a state in an event, and count while that holds",
+            )
+        return condition
 
     def _counter(self, tree: t.Counter, scope: Scope) -> None:
         clock = self.unit.refs.clock(tree.clock, Context(scope, scope.place))
@@ -238,7 +279,7 @@ class Declarations:
         base = self.unit.slot(scope, f"{name}.base", kind, span=tree.name.span)
         tick = self.unit.slot(scope, f"{name}.tick", TypeInfo(timing.ticks(clock).type), span=tree.name.span)
         on = None
-        if tree.condition is not None:
+        if tree.condition is not None or clock.condition is not None:
             on = self.unit.slot(
                 scope, f"{name}.on", TypeInfo(ir.BOOL, 1), kind="derived", span=tree.name.span
             )
@@ -253,18 +294,17 @@ class Declarations:
             return
         condition = None
         if tree.condition is not None:
-            condition = self.unit.expr.truth(tree.condition, Context(scope, scope.place))
-            if self.unit.analysis.of_expr(condition).time:
-                raise Reject(
-                    "E501",
-                    "a counter runs while a condition over stored state holds; this changes with time",
-                    tree.condition.span,
-                    "set a state in an event, and count while that holds",
-                )
+            condition = self._lasting(tree.condition, scope, "a counter runs")
+        if counter.clock.condition is not None:
+            runs = self.running(counter.clock)
+            condition = runs if condition is None else a.both(runs, condition)
         self.unit.settling.counters.append((counter, scope, condition))
 
     def _alarm(self, tree: t.Alarm, scope: Scope) -> None:
         clock = self.unit.refs.clock(tree.clock, Context(scope, scope.place))
+        if clock.condition is not None:
+            raise Reject("E501", f"an alarm needs a clock that always runs; '{clock.name}' may stand", tree.clock.span,
+                         "use a counter of it, and 'on COUNTER reaches VALUE'")  # fmt: skip
         kind = TypeInfo(ir.U64)
         slot = self.unit.slot(scope, tree.name.text, kind, reset=ir.NEVER, span=tree.name.span)
         due = self.unit.slot(scope, f"{tree.name.text}.due", kind, kind="derived", span=tree.name.span)

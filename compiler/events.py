@@ -246,7 +246,7 @@ class Events:
                 continue
             mine, due = analysis.of(event.body), analysis.of(event.following)
             for other in self.timed:
-                if other is event or self._exclusive(event, other):
+                if other is event or self.exclusive(event, other):
                     continue
                 writes = analysis.of(other.body).writes
                 both = {s for s in writes & mine.writes if not self._agree(s, event.body, other.body)}
@@ -257,7 +257,7 @@ class Events:
                         f"'{min(rhythm)}' is written in line {other.span.line} too",
                     )  # fmt: skip
 
-    def _exclusive(self, one: Event, other: Event) -> bool:
+    def exclusive(self, one: Event, other: Event) -> bool:
         """Whether the `when` of two events contradict each other, and neither event changes that."""
         mine, theirs = (
             set(_conjuncts(self.unit.analysis.inline(event.when, lambda node: None)))

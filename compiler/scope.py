@@ -101,6 +101,9 @@ class ConstDef(Entity):
 class ClockDef(Entity):
     hz: ir.Expr
     unit: str  # its full name: that of its ticks' type
+    epoch: str | None = None  # slot: the instant at which its ticks begin, if a condition starts it
+    on: str | None = None  # derived slot: whether the condition held when last looked at
+    condition: t.Expr | None = None
 
 
 @dataclass(eq=False)

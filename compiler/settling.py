@@ -21,7 +21,7 @@ from .events import NEVER, Edge, Event
 from .layout import SlotSpec
 from .lines import attention
 from .loops import elements, for_each
-from .scope import CounterDef, Place, Scope, TypeInfo
+from .scope import ClockDef, CounterDef, Place, Scope, TypeInfo
 from .visibility import visible
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Settling:
     def __init__(self, unit: Unit):
         self.unit = unit
         self.watches: list[Watch] = []
+        self.clocks: list[ClockDef] = []
         self.counters: list[tuple[CounterDef, Scope, ir.Expr | None]] = []
         self.guard = "deadline"
         """The slot that an access compares with Now: the next instant that anything is due."""
@@ -137,6 +138,18 @@ class Settling:
             if condition is not None and counter.on is not None:
                 yield counter, counter.on, scope, f"{scope.prefix}{counter.name}.while", condition
 
+    def _restart(self, clock: ClockDef) -> list[ir.Stmt]:
+        """A clock that starts does so with a tick."""
+        assert clock.on is not None
+        assert clock.epoch is not None
+        runs = ir.Var(f"runs {clock.unit}", ir.BOOL)
+        starts = a.both(runs, a.negate(ir.Load(clock.on, (), ir.BOOL)))
+        return [
+            ir.Let(runs.name, self.unit.declarations.running(clock)),
+            ir.If(starts, (ir.Store(clock.epoch, (), ir.Now()),)),
+            ir.Store(clock.on, (), runs),
+        ]
+
     def _rebase(self) -> None:
         """Counters whose condition changed hold their value, or count on from it."""
 
@@ -151,7 +164,7 @@ class Settling:
                 ),
             ]
 
-        out: list[ir.Stmt] = []
+        out: list[ir.Stmt] = [statement for clock in self.clocks for statement in self._restart(clock)]
         for counter, on, scope, function, condition in self._conditional():
             self.unit.function(function, scope.parameters, ir.BOOL, [ir.Return(condition)])
             out += for_each(scope, counter.base, partial(one, counter, on, function))
@@ -249,6 +262,9 @@ class Settling:
         out: list[ir.Stmt] = []
         for number, edge in enumerate(self.unit.events.edges):
             out += for_each(edge.scope, f"look{number}", partial(look, edge))
+        for clock in self.clocks:
+            assert clock.on is not None
+            out.append(ir.Store(clock.on, (), self.unit.declarations.running(clock)))
         for counter, on, scope, function, _ in self._conditional():
             out += for_each(scope, f"on {counter.base}", partial(count, on, function))
         out += self._each_event("alarm", self._due)
@@ -264,7 +280,7 @@ class Settling:
             return []
         assert event.clock is not None
         tick = ir.Load(event.alarm, place, ir.U64)
-        instant = a.cond(a.eq(tick, NEVER), NEVER, ir.Nanos(tick, event.clock.hz))
+        instant = a.cond(a.eq(tick, NEVER), NEVER, timing.nanos(tick, event.clock))
         return [ir.Store(event.due, place, instant)]
 
     def _reset(self) -> None:
@@ -283,6 +299,9 @@ class Settling:
         for spec in self.unit.slots.values():
             if spec.kind == "state":
                 out += for_each(spec.scope, f"reset {spec.name}", partial(initial, spec))
+        for clock in self.clocks:
+            assert clock.epoch is not None
+            out.append(ir.Store(clock.epoch, (), ir.Now()))
         for counter, scope, _ in self.counters:
             out += for_each(scope, f"start {counter.base}", partial(start, counter))
         out += self.unit.lines.clear_rises()

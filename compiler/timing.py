@@ -26,6 +26,8 @@ YEAR = 31_557_600
 def ticks(clock: ClockDef, ns: ir.Expr | None = None) -> ir.Expr:
     """The clock's tick in which an instant lies (the present one by default)."""
     instant = ns if ns is not None else ir.Now()
+    if clock.epoch is not None:
+        instant = a.binary("subw", instant, ir.Load(clock.epoch, (), ir.U64))
     return ir.Ticks(instant, clock.hz, intervals.ticks(instant.type, clock.hz.type))
 
 
@@ -39,7 +41,14 @@ def after(clock: ClockDef, distance: ir.Expr) -> ir.Expr:
 
 
 def nanos(tick: ir.Expr, clock: ClockDef) -> ir.Expr:
-    return ir.Nanos(tick, clock.hz)
+    """A tick's first instant; NEVER if it is beyond 64 bits."""
+    passed = ir.Nanos(tick, clock.hz)
+    if clock.epoch is None:
+        return passed
+    epoch = ir.Load(clock.epoch, (), ir.U64)
+    instant = a.binary("addw", passed, epoch)
+    beyond = a.either(a.eq(passed, ir.Const(ir.NEVER)), a.binary("lt", instant, epoch))
+    return a.cond(beyond, ir.Const(ir.NEVER), instant)
 
 
 def counter_value(counter: CounterDef, place: Place) -> ir.Expr:

@@ -304,7 +304,7 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
     # members
 
     def clock(self, m: Meta, c: list[Any]) -> t.Clock:
-        return t.Clock(span_of(m), ident(c[0]), c[1])
+        return t.Clock(span_of(m), ident(c[0]), c[1], c[2])
 
     def counter(self, m: Meta, c: list[Any]) -> t.Counter:
         return t.Counter(span_of(m), ident(c[0]), c[1], ident(c[2]), c[3])

@@ -313,8 +313,11 @@ Suite = tuple[Stmt, ...]
 
 @node
 class Clock(Node):
+    """With a condition, the clock stands while that does not hold, and starts a tick anew when it does again."""
+
     name: Ident
     hz: Expr
+    condition: Expr | None
 
 
 @node

@@ -51,9 +51,12 @@ def rtc(engine: str) -> Rtc:
     return Rtc(engine, START)
 
 
-def around(rtc: Rtc, tick: int, watch: Callable[[], object]) -> tuple[object, object]:
-    """What is seen a nanosecond before a tick begins, and at its first instant."""
-    rtc.now = rtc.ns(tick) - 1
+def around(rtc: Rtc, tick: int, watch: Callable[[], object], start: int = 0) -> tuple[object, object]:
+    """What is seen a nanosecond before a tick begins, and at its first instant.
+
+    Ticks count from `start` ns: the divider's release, which its clock begins anew with.
+    """
+    rtc.now = start + rtc.ns(tick) - 1
     before = watch()
     rtc.now += 1
     return before, watch()
@@ -251,12 +254,30 @@ def test_the_first_update_begins_half_a_second_after_the_divider_is_released(
     rtc.set_time(START)
     rtc.at(100 + tick)
     rtc[A] = RUN
-    update = 100 + tick + HZ // 2
-    assert around(rtc, update - UIP_TICKS, lambda: rtc.uip) == (0, 1)
+    update, start = HZ // 2, rtc.now
+    assert around(rtc, update - UIP_TICKS, lambda: rtc.uip, start) == (0, 1)
     end = update + UPDATE_TICKS
-    assert around(rtc, end, lambda: (rtc.uip, rtc.shows(START))) == ((1, True), (0, False))
+    assert around(rtc, end, lambda: (rtc.uip, rtc.shows(START)), start) == ((1, True), (0, False))
     assert rtc.shows(START + seconds(1))
-    assert around(rtc, end + HZ, lambda: rtc.shows(START + seconds(2))) == (False, True)
+    assert around(rtc, end + HZ, lambda: rtc.shows(START + seconds(2)), start) == (False, True)
+
+
+@pytest.mark.parametrize("late", [0, 1, 7, 15_259, 30_517])
+def test_the_half_second_is_exact_wherever_between_two_ticks_the_divider_is_released(
+    engine: str, late: int
+) -> None:
+    rtc = Rtc(engine, update=0)
+    rtc[A] = HELD[0] | 6
+    rtc.now = rtc.ns(1000) + late
+    rtc[A] = RUN
+    released = rtc.now
+    rtc.now = released + 500_000_000 - 244_140 - 1
+    assert rtc.uip == 0
+    rtc.now += 1
+    assert rtc.uip == 1
+    rtc.now = released + 500_000_000
+    assert rtc.uip == 0
+    assert rtc.shows(START + seconds(1))
 
 
 @pytest.mark.parametrize("tick", [0, 10, UPDATE_TICKS])
