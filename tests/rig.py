@@ -32,20 +32,24 @@ def make(device: str, engine: str, now: int = 0, **params: int) -> Instance:
 
 
 class Clocked:
-    """A device whose `now` is set in ticks of `hz`: `at(k)` is tick k's first instant."""
+    """A device whose `now` is set in ticks of `hz`: `at(k)` is tick k's first instant.
+
+    Ticks count from `epoch` ns: where a device's clock starts anew, set it then.
+    """
 
     def __init__(self, device: Instance, hz: int) -> None:
         self.device, self.hz, self.now = device, hz, 0
+        self.epoch = 0
 
     def ns(self, tick: int) -> int:
-        return -(-tick * SECOND // self.hz)
+        return self.epoch - (-tick * SECOND // self.hz)
 
     def at(self, tick: int) -> None:
         self.now = self.ns(tick)
 
     @property
     def tick(self) -> int:
-        return self.now * self.hz // SECOND
+        return (self.now - self.epoch) * self.hz // SECOND
 
     def wait(self, ticks: int) -> None:
         self.at(self.tick + ticks)

@@ -166,6 +166,8 @@ def _hold(pair: Pair, rng: random.Random) -> str:
 
 def _write_a(pair: Pair, value: int) -> str:
     pair.rtc[A] = value
+    if pair.model.a >> 4 & 7 >= 6 > value >> 4 & 7:
+        pair.rtc.epoch = pair.rtc.now  # the clock starts with a tick
     pair.model.write_a(value)
     return f"a {value:#x}"
 

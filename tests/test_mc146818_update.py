@@ -266,7 +266,7 @@ def test_the_first_update_begins_half_a_second_after_the_divider_is_released(
 def test_the_half_second_is_exact_wherever_between_two_ticks_the_divider_is_released(
     engine: str, late: int
 ) -> None:
-    rtc = Rtc(engine, update=0)
+    rtc = Rtc(engine, START, update=0)
     rtc[A] = HELD[0] | 6
     rtc.now = rtc.ns(1000) + late
     rtc[A] = RUN
