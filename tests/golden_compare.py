@@ -18,13 +18,15 @@ from typing import get_args
 
 from devc.runtime.machine import Engine
 
-from . import golden_pit, golden_pmtimer
+from . import golden_hpet, golden_pit, golden_pmtimer, golden_rtc
 from .golden_report import Difference, explain, grouped
 from .golden_traces import Answers, Trace, read, recorded, replay
 
 COMPARISONS: dict[str, Callable[[Trace, Answers], list[Difference]]] = {
     "pit": golden_pit.compare,
     "pmtimer": golden_pmtimer.compare,
+    "hpet": golden_hpet.compare,
+    "rtc": golden_rtc.compare,
 }
 """By the recordings' device: what finds the differences beyond the allowances."""
 
