@@ -26,7 +26,7 @@ from .toolchain import library
 
 ADDRESS = 0x1000
 PIT, PM_TIMER, NOBODY = 0x40, 0x608, 0x80
-KVM_READS, UNICORN_READS = 1_000, 5_000
+KVM_READS, UNICORN_READS = 1_000, 20_000
 """Reads in one sample."""
 
 GUEST = """

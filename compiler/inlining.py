@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 SMALL = 30
 """A function of this weight is no larger than a call and what the call keeps from LLVM."""
-HOT = 300
+HOT = 600
 """Where a guest waits, a call of a function up to this weight is worth sparing."""
 
 

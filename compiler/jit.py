@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache as once
 from typing import Any, Literal
@@ -17,12 +18,12 @@ from typing import Any, Literal
 import llvmlite
 import llvmlite.binding as llvm
 
-from . import interface, ir, native
+from . import interface, ir, native, native_quick
 from .cache import Cache
 
 CacheChoice = Cache | Literal["default"] | None
 
-OBJECT_FORMAT = 2
+OBJECT_FORMAT = 3
 """Raised when what is made of the same IR text changes, e.g. the pass pipeline."""
 
 QUICK = 1
@@ -71,9 +72,14 @@ def portable() -> Target:
     return Target(llvm.get_process_triple(), "", "")
 
 
-def optimise(text: str, target: Target, opt: int = 2, jit: bool = False) -> tuple[Any, Any]:
-    """Parse, verify and optimise LLVM IR: the llvmlite module and its target machine."""
-    machine = target.machine(opt, jit)
+def optimise(
+    text: str, target: Target, opt: int = 2, jit: bool = False, care: int | None = None
+) -> tuple[Any, Any]:
+    """Parse, verify and optimise LLVM IR: the llvmlite module and its target machine.
+
+    `care`: the level at which the machine makes code, if not `opt`.
+    """
+    machine = target.machine(opt if care is None else care, jit)
     head = f'target datalayout = "{machine.target_data}"\ntarget triple = "{target.triple}"\n'
     # In a context of its own, whose types and constants go with the module.
     module = llvm.parse_assembly(head + text, llvm.create_context())
@@ -122,16 +128,46 @@ def compile_module(module: ir.Module, cache: CacheChoice = "default", opt: int =
     """The device's machine code for this CPU, from the cache (None: none) if it is there."""
     cache = _chosen(cache)
     target = host()
-    text = native.build(module, target.preserve_most, quick=True)
-    key = object_key(text, target, opt)
-    image = cache.get("object", key) if cache else None
-    cached = image is not None
-    if image is None:
-        optimised, machine = optimise(text, target, opt, jit=True)
-        image = machine.emit_object(optimised)
+    texts = _texts(module, target, opt)
+    key = object_key("\n".join(text for text, _ in texts), target, opt)
+    kept = cache.get("object", key) if cache else None
+    images = _unpacked(kept) if kept is not None else None
+    cached = images is not None
+    if images is None:
+        images = [_compiled(text, target, opt, care) for text, care in texts]
         if cache:
-            cache.put("object", key, image)
-    return load(image, native.symbols(module), cached, key)
+            cache.put("object", key, _packed(images))
+    return load(images, native.symbols(module), cached, key)
+
+
+def _texts(module: ir.Module, target: Target, opt: int) -> list[tuple[str, int]]:
+    """The device's LLVM modules, and the level at which each becomes machine code."""
+    if opt != QUICK:
+        return [(native.build(module, target.preserve_most), opt)]
+    parts = native_quick.build(module, target.preserve_most)
+    return [(parts.accesses, QUICK), (parts.rest, 0)]
+
+
+def _compiled(text: str, target: Target, opt: int, care: int) -> bytes:
+    optimised, machine = optimise(text, target, opt, jit=True, care=care)
+    image: bytes = machine.emit_object(optimised)
+    return image
+
+
+def _packed(images: Sequence[bytes]) -> bytes:
+    return b"".join(len(image).to_bytes(8, "little") + image for image in images)
+
+
+def _unpacked(payload: bytes) -> list[bytes] | None:
+    """The images; None if these are no such."""
+    images = []
+    while payload:
+        length = int.from_bytes(payload[:8], "little")
+        images.append(payload[8 : 8 + length])
+        if len(images[-1]) != length or not length:
+            return None
+        payload = payload[8 + length :]
+    return images or None
 
 
 def object_key(text: str, target: Target, opt: int) -> str:
@@ -144,12 +180,17 @@ def identity(target: Target, opt: int) -> str:
     return f"{OBJECT_FORMAT} {llvmlite.__version__} {llvm.llvm_version_info} {opt} {target}"
 
 
-def load(image: bytes, names: tuple[str, ...], cached: bool = False, key: str = "") -> NativeCode:
-    """Link an object into this process."""
-    builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
+def load(images: Sequence[bytes], names: tuple[str, ...], cached: bool = False, key: str = "") -> NativeCode:
+    """Link objects into this process, as one library."""
+    builder = llvm.JITLibraryBuilder()
+    for image in images:
+        builder.add_object_img(image)
+    builder.add_current_process()
     for name in names:
         builder.export_symbol(name)
-    return NativeCode(builder.link(_lljit(), f"devc{next(_numbers)}"), names, len(image), cached, key)
+    return NativeCode(
+        builder.link(_lljit(), f"devc{next(_numbers)}"), names, sum(map(len, images)), cached, key
+    )
 
 
 # --- a device without its source being read ---
@@ -174,14 +215,15 @@ def recall(
     if chosen is None or entry is None:
         return None
     key = entry[:_KEY_LENGTH].decode("ascii", "replace")
-    image = chosen.get("object", key)
-    if image is None:
+    kept = chosen.get("object", key)
+    images = _unpacked(kept) if kept is not None else None
+    if images is None:
         return None
     try:
         module = interface.load(entry[_KEY_LENGTH:])
     except interface.InterfaceError:
         return None
-    return module, load(image, native.symbols(module), True, key)
+    return module, load(images, native.symbols(module), True, key)
 
 
 _KEY_LENGTH = hashlib.sha256().digest_size * 2

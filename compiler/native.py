@@ -16,10 +16,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from . import ir, native_image
 from . import native_ops as ops
-from .inlining import Inlining
 from .native_ops import Writer, literal
 
 ATTRIBUTES = "mustprogress nofree norecurse nosync nounwind willreturn"
@@ -32,27 +32,30 @@ CALLEE = re.compile("\0([^\0]*)\0")
 """Stands after each call until it is known whether the callee becomes part of the caller."""
 
 
-def build(module: ir.Module, preserve_most: bool = False, quick: bool = False) -> str:
+def build(module: ir.Module, preserve_most: bool = False) -> str:
     """The device as LLVM IR text, with every symbol of docs/abi.md.
 
     `preserve_most`: the target has that calling convention; the rare call of
     `settle` then costs an access that does not settle no saved register.
-    `quick`: do not spend time on the functions that a guest does not wait for.
     """
-    unit = _Unit(module, preserve_most)
-    parts = [f'source_filename = "{module.name}"']
-    elsewhere = {upgrade.function for upgrade in module.upgrades}  # only the reference engine runs them
-    bodies = {
-        function.name: _Translator(unit, function).text()
-        for function in module.functions
-        if function.name not in elsewhere
-    }
-    parts += unit.with_calls_marked(bodies) if quick else [CALLEE.sub("", body) for body in bodies.values()]
-    if unit.settles_rarely:
+    unit = translate(module, preserve_most)
+    parts = [unit.head()]
+    parts += [text.define(CALLEE.sub("", text.body)) for text in unit.texts.values()]
+    if unit.settling:
         parts.append(unit.rare_settle())
-    parts.append(native_image.build(module, quick))
+    parts.append(native_image.build(module))
     parts.append(unit.metadata.text())
     return "\n\n".join(parts) + "\n"
+
+
+def translate(module: ir.Module, preserve_most: bool = False) -> Unit:
+    """The module's functions as texts, from which `build` and native_quick.py make modules."""
+    unit = Unit(module, preserve_most)
+    elsewhere = {upgrade.function for upgrade in module.upgrades}  # only the reference engine runs them
+    for function in module.functions:
+        if function.name not in elsewhere:
+            unit.texts[function.name] = _Translator(unit, function).text()
+    return unit
 
 
 def symbols(module: ir.Module) -> tuple[str, ...]:
@@ -71,6 +74,23 @@ def symbol(module: ir.Module, function: ir.Function) -> str:
     return f"{module.name}_{function.name}" if function.exported else f"{module.name}.{function.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class FunctionText:
+    """One function; CALLEE marks stand in its body."""
+
+    signature: str
+    attributes: str
+    body: str
+    linkage: str
+
+    def define(self, body: str, linkage: str = "", more: str = "") -> str:
+        head = f"define {linkage or self.linkage} {self.signature} {more}{self.attributes}"
+        return f"{head} {{\nentry:\n{body}\n}}"
+
+    def declare(self, visibility: str = "") -> str:
+        return f"declare {visibility} {self.signature} {self.attributes}"
+
+
 class _Metadata:
     """Numbered metadata nodes, each text once."""
 
@@ -84,7 +104,7 @@ class _Metadata:
         return "\n".join(f"!{number} = {text}" for text, number in self._nodes.items())
 
 
-class _Unit:
+class Unit:
     """What the functions of one module share."""
 
     def __init__(self, module: ir.Module, preserve_most: bool) -> None:
@@ -93,7 +113,8 @@ class _Unit:
         self.slots = {s.name: s for s in module.slots}
         self.metadata = _Metadata()
         self.convention = "preserve_mostcc " if preserve_most else ""
-        self.settles_rarely = False
+        self.texts: dict[str, FunctionText] = {}
+        self.settling: set[str] = set()
         self.calls: dict[str, Counter[str]] = {}
         self.writers: set[str] = set()
         root = self.metadata.node('!{!"devc"}')
@@ -112,20 +133,8 @@ class _Unit:
         span = f"!{{i{bits} {literal(known.lo, bits)}, i{bits} {literal(known.hi + 1, bits)}}}"
         return f"{alias}, !range {self.metadata.node(span)}", alias
 
-    def with_calls_marked(self, bodies: dict[str, str]) -> list[str]:
-        """The functions' texts, with each call that shall become part of its caller saying so."""
-        inlining = Inlining(
-            {name: body.count("\n") for name, body in bodies.items()},
-            self.calls,
-            frozenset(name for name in bodies if self.rare(name)),
-            [f"{region.name}_read" for region in self.module.regions],
-            frozenset(name for name, function in self.functions.items() if function.exported),
-        )
-
-        def marked(name: str, body: str) -> str:
-            return CALLEE.sub(lambda call: " alwaysinline" if inlining.takes(name, call[1]) else "", body)
-
-        return [marked(name, body) for name, body in bodies.items()]
+    def head(self) -> str:
+        return f'source_filename = "{self.module.name}"'
 
     def rare(self, name: str) -> bool:
         """Whether no guest waits for the function often."""
@@ -182,7 +191,7 @@ def _locals(block: ir.Block) -> Iterator[str]:
 class _Translator:
     """One function."""
 
-    def __init__(self, unit: _Unit, function: ir.Function) -> None:
+    def __init__(self, unit: Unit, function: ir.Function) -> None:
         self.unit = unit
         self.function = function
         self.w = Writer()
@@ -191,7 +200,7 @@ class _Translator:
         self.places: dict[str, str] = {}
         self.known: list[dict[ir.Call, str]] = [{}]
 
-    def text(self) -> str:
+    def text(self) -> FunctionText:
         function = self.function
         params = [self.unit.state, "i64 %now"]
         for number, (_, value) in enumerate(function.params):
@@ -203,13 +212,15 @@ class _Translator:
         result = "void"
         if function.result is not None:
             result = _range_attribute(function, function.result) + _type(function, function.result)
-        linkage = "dso_local " if function.exported else "internal "
         # Called from the access functions' cold paths, and large: never a part of them.
-        inline = "cold noinline " if self.unit.rare(function.name) else ""
-        head = f'define {linkage}{result} @"{symbol(self.unit.module, function)}"({", ".join(params)})'
+        apart = "cold noinline " if self.unit.rare(function.name) else ""
         memory = "readwrite" if function.name in self.unit.writers else "read"
-        attributes = f"{inline}memory(argmem: {memory}) {ATTRIBUTES}"
-        return "\n".join((f"{head} {attributes} {{", "entry:", *self.w.lines, "}"))
+        return FunctionText(
+            f'{result} @"{symbol(self.unit.module, function)}"({", ".join(params)})',
+            f"{apart}memory(argmem: {memory}) {ATTRIBUTES}",
+            "\n".join(self.w.lines),
+            "dso_local" if function.exported else "internal",
+        )
 
     def _prologue(self) -> None:
         for number, name in enumerate(dict.fromkeys(_locals(self.function.body))):
@@ -451,7 +462,7 @@ class _Translator:
                 operand = self.w.op(f"trunc nuw i64 {operand} to i32")
             args.append(f"{_type(callee, kind)} {operand}")
         if callee.name == SETTLE:
-            self.unit.settles_rarely = True
+            self.unit.settling.add(self.function.name)
             self.w.do(f"call {self.unit.convention}void {self.unit.rare_name}({', '.join(args)}) cold")
             return "0"
         target = f'@"{symbol(self.unit.module, callee)}"({", ".join(args)})\0{callee.name}\0'

@@ -95,4 +95,4 @@ def compile_text(text: str, symbols: Sequence[str]) -> NativeCode:
         image = machine.emit_object(module)
         if cache:
             cache.put("object", key, image)
-    return jit.load(image, tuple(symbols), cached)
+    return jit.load([image], tuple(symbols), cached)

@@ -44,7 +44,7 @@ from devc.compiler.verify import verify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .ir_samples import HZ, bare, function, masked, ticker
+from .ir_samples import HZ, bare, function, masked
 from .native_calls import Code
 
 S64 = Range(-(2**63), 2**63 - 1)
@@ -388,14 +388,6 @@ def test_no_value_is_wider_than_64_bits_after_optimising() -> None:
     text = native.build(CLOCKS.module)
     module, _ = jit.optimise(text, jit.host())
     assert " i128" not in str(module)
-
-
-def test_only_a_quick_build_says_which_calls_become_part_of_their_caller() -> None:
-    quick, full = (native.build(ticker(), quick=quick).splitlines() for quick in (True, False))
-    reads = [line for line in quick if "call" in line and "ticker.part" in line]
-    assert ["alwaysinline" in line for line in reads] == [True]
-    assert not any("alwaysinline" in line for line in full)
-    assert not any("\0" in line for line in (*quick, *full))
 
 
 def test_a_value_used_twice_in_a_statement_is_computed_once() -> None:
