@@ -20,8 +20,11 @@ from lark import Lark
 from lark.grammar import Rule
 from lark.lexer import TerminalDef
 
+from .lexing import QuickLexer
+
 GRAMMAR = Path(__file__).with_name("grammar.lark")
 TABLES = Path(__file__).with_name("grammar.json")
+PLUGINS = {"ContextualLexer": QuickLexer}
 OPTIONS: dict[str, Any] = {"parser": "lalr", "propagate_positions": True, "maybe_placeholders": True}
 
 FORMAT = 1
@@ -46,13 +49,13 @@ def load(postlex: Any) -> Lark:
         return build(text, postlex)
     parser = data["parser"]["parser"]
     parser["states"] = {state: _actions(row) for state, row in parser["states"].items()}
-    data["options"]["postlex"] = postlex
+    data["options"] |= {"postlex": postlex, "_plugins": PLUGINS}
     return Lark.load({"data": data, "memo": memo})
 
 
 def build(text: str, postlex: Any) -> Lark:
     """The parser, from the grammar's text."""
-    return Lark(text, postlex=postlex, **OPTIONS)
+    return Lark(text, postlex=postlex, _plugins=PLUGINS, **OPTIONS)
 
 
 def identity(text: str) -> str:
@@ -63,7 +66,7 @@ def identity(text: str) -> str:
 def dump(text: str, postlex: Any) -> str:
     """The tables of a grammar; Lark numbers what is in them in no fixed order."""
     data, memo = build(text, postlex).memo_serialize([TerminalDef, Rule])
-    del data["options"]["postlex"]
+    del data["options"]["postlex"], data["options"]["_plugins"]
     parser = data["parser"]["parser"]
     parser["states"] = {state: _row(actions) for state, actions in parser["states"].items()}
     classes: dict[str, list[str]] = {}

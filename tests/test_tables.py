@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from devc.dsl import tables
 from devc.dsl.parser import Blocks
-from lark import Lark
+from lark import Lark, UnexpectedInput
+from lark.indenter import DedentError
 
 GRAMMAR = tables.GRAMMAR.read_text(encoding="utf-8")
 FILES = sorted(Path(tables.__file__).parent.parent.glob("*/*.dev"))
@@ -70,3 +72,36 @@ def test_tables_that_were_dumped_are_loaded_again(
     built.clear()
     tables.load(Blocks()).parse("device d():\n    let a = 1\n")
     assert built == []
+
+
+def outcome(parser: Lark, text: str) -> object:
+    """The tree, or all that an error says."""
+    try:
+        return parser.parse(text)
+    except UnexpectedInput as error:
+        expected = getattr(error, "accepts", None) or getattr(error, "expected", None) or error.allowed
+        return type(error), error.pos_in_stream, error.line, error.column, frozenset(expected)
+    except DedentError as error:
+        return str(error)
+
+
+def test_one_scanner_reads_what_a_scanner_for_each_state_reads() -> None:
+    plain = Lark(GRAMMAR, postlex=Blocks(), **tables.OPTIONS)
+    quick = tables.load(Blocks())
+    chance = random.Random(5)
+    words = sorted({word for file in FILES for word in file.read_text(encoding="utf-8").split()})
+    for file in FILES:
+        lines = file.read_text(encoding="utf-8").split("\n")
+        for _ in range(12):
+            changed = list(lines)
+            at = chance.randrange(len(changed))
+            parts = changed[at].split(" ")
+            parts[chance.randrange(len(parts))] = chance.choice([*words, "state", "(", "é", '"', "*", ""])
+            changed[at] = " ".join(parts)
+            text = "\n".join(changed) + "\n"
+            assert outcome(quick, text) == outcome(plain, text), text
+
+
+def test_a_keyword_where_none_is_expected_is_a_name() -> None:
+    text = "device reset(size: port = 1):\n    state lanes: u8\n    let step = lanes\n"
+    assert "lanes" in {str(token) for token in tables.load(Blocks()).parse(text).scan_values(lambda v: True)}
