@@ -71,7 +71,8 @@ def weights(module: ir.Module, sizes: dict[str, int]) -> list[tuple[str, str]]:
             ("parameter", f"{param.name} = {param.default:#x} ({param.type.lo:#x}..{param.type.hi:#x})")
         )
     for python in module.pythons:
-        found.append(("python", f"{python.name} ({python.kind}, {python.file}): {python.why}"))
+        kind = python.kind if python.tier == "python" else f"{python.kind} of tier {python.tier}"
+        found.append(("python", f"{python.name} ({kind}, {python.file}): {python.why}"))
     return found
 
 

@@ -223,7 +223,7 @@ def _about(register: ir.Register) -> str:
     python = [
         word
         for word, tier in (("read", register.read_tier), ("write", register.write_tier))
-        if tier == "python"
+        if tier in ("numba", "python")
     ]
     left = f" (its {' and '.join(python)}: DEVC_ATTENTION_LEAVE)" if python else ""
     return f"{register.access}{left}{': ' if register.doc else ''}{register.doc}"

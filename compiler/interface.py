@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from .ir import Field, Line, Module, Param, Python, Range, Region, Register, Slot
 
-FORMAT = 1
+FORMAT = 2
 
 
 class InterfaceError(ValueError):
@@ -117,7 +117,7 @@ FLAG = _checked("a truth value", lambda value: isinstance(value, bool))
 NOTHING = _checked("null", lambda value: value is None)
 PLACE = _or(TEXT, str, INTEGER)
 RANGE = _record(Range, lo=INTEGER, hi=INTEGER)
-TIER = _one_of("native", "python", "none")
+TIER = _one_of("native", "numba", "python", "none")
 NAMES = _many(_row(TEXT, TEXT, _many(INTEGER)))
 
 SLOT = _record(
@@ -163,6 +163,7 @@ PYTHON = _record(
     reads=NAMES,
     writes=NAMES,
     line=INTEGER,
+    tier=_one_of("python", "numba"),
 )
 MODULE = _record(
     Module,

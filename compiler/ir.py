@@ -350,8 +350,8 @@ class Register:
     offset: int
     width: int
     access: str  # "rw", "ro", "wo"
-    read_tier: Literal["native", "python", "none"]
-    write_tier: Literal["native", "python", "none"]
+    read_tier: Literal["native", "numba", "python", "none"]
+    write_tier: Literal["native", "numba", "python", "none"]
     fields: tuple[Field, ...] = ()
     doc: str = ""
     line: int = 0
@@ -412,7 +412,8 @@ class Python:
     An observer is called after an access or an event that changed what it
     reads. A handler serves a register's read or write. `reads` and `writes`
     map the names the Python sees to slots (with their constant indices);
-    anything else is refused.
+    anything else is refused. A handler of tier numba is functions that may be
+    compiled and called from the native loop.
     """
 
     name: str
@@ -422,6 +423,7 @@ class Python:
     reads: tuple[tuple[str, str, tuple[int, ...]], ...]
     writes: tuple[tuple[str, str, tuple[int, ...]], ...]
     line: int = 0
+    tier: Literal["python", "numba"] = "python"
 
 
 @dataclass(frozen=True, slots=True)

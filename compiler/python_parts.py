@@ -48,12 +48,18 @@ class PythonParts:
             )
         if len(self.parts) == MOST:
             raise Reject("E601", f"a device has at most {MOST} Python parts", tree.span, "join some of them")
+        if tree.tier is not None and tree.tier.text != "numba":
+            raise Reject("E602", f"'{tree.tier.text}' is no tier of a Python part", tree.tier.span,
+                         "tier numba, or no 'tier': the interpreter")  # fmt: skip
         for node in (*tree.reads, *tree.writes):
             spell(node)
         self._once("reads", tree.reads)
         self._once("writes", tree.writes)
         scope.define(PythonDef(tree.name.text, tree.name.span, len(self.parts)))
-        self.parts.append(ir.Python(tree.name.text, tree.file, "observer", tree.why, (), (), tree.span.line))
+        tier = "python" if tree.tier is None else "numba"
+        self.parts.append(
+            ir.Python(tree.name.text, tree.file, "observer", tree.why, (), (), tree.span.line, tier)  # type: ignore[arg-type]
+        )
 
         for node in tree.reads:
             if isinstance(node, t.Name):
@@ -86,16 +92,29 @@ class PythonParts:
         if entity is None:
             return
         serves = self._serves(tree.name.text)
+        self._single(tree, scope)
         writes = tuple(place for node in tree.writes for place in self._written(node, scope))
         reads = tuple(place for node in tree.reads for place in self._seen(node, scope, entity, serves))
         kind = "handler" if serves else "observer"
         if not serves:
+            if tree.tier is not None:
+                raise Reject(
+                    "E602",
+                    f"'{entity.name}' serves no register: it is not compiled",
+                    tree.tier.span,
+                    "leave 'tier numba' out, or let a register 'read python NAME'",
+                )
             scope.use(entity.name)
             if not reads:
                 raise Reject("E601", f"observer '{entity.name}' reads nothing", tree.span, "reads NAME, ...")
         self.parts[entity.index] = ir.Python(
-            entity.name, tree.file, kind, tree.why, reads, writes, tree.span.line  # type: ignore[arg-type]
+            entity.name, tree.file, kind, tree.why, reads, writes, tree.span.line,  # type: ignore[arg-type]
+            self.parts[entity.index].tier,
         )  # fmt: skip
+
+    def tier(self, index: int | None) -> str | None:
+        """Of the part with this number; None if there is none."""
+        return None if index is None else self.parts[index].tier
 
     def _serves(self, name: str) -> bool:
         handlers = (
@@ -134,6 +153,17 @@ class PythonParts:
     def _ram(self, node: t.Expr, scope: Scope) -> RamDef | None:
         found = self.unit.refs.resolve(node, Context(scope, ())) if isinstance(node, t.Name) else None
         return found.entity if isinstance(found, Ref) and isinstance(found.entity, RamDef) else None
+
+    def _single(self, tree: t.Python, scope: Scope) -> None:
+        """Compiled functions take and return single values."""
+        for node in (*tree.reads, *tree.writes):
+            if tree.tier is not None and self._ram(node, scope) is not None:
+                raise Reject(
+                    "E602",
+                    f"'{spell(node)}' is RAM; what is compiled takes single values",
+                    node.span,
+                    "leave 'tier numba' out, or keep what it needs in a state",
+                )
 
     def _written(self, node: t.Expr, scope: Scope) -> list[Place]:
         ram = self._ram(node, scope)

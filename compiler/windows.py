@@ -53,8 +53,8 @@ def _register(unit: Unit, placed: Placed) -> ir.Register:
     reg = placed.reg
     can_read = f"{reg.function}.read" in unit.functions
     can_write = f"{reg.function}.write" in unit.functions
-    read_tier = "python" if reg.read_python is not None else "native" if can_read else "none"
-    write_tier = "python" if reg.write_python is not None else "native" if can_write else "none"
+    read_tier = unit.pythons.tier(reg.read_python) or ("native" if can_read else "none")
+    write_tier = unit.pythons.tier(reg.write_python) or ("native" if can_write else "none")
     readable, writable = read_tier != "none", write_tier != "none"
     access = "rw" if readable and writable else "wo" if writable else "ro"
     fields = tuple(ir.Field(f.name, f.high, f.low, f.access.text, f.doc) for f in reg.fields.values())

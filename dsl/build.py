@@ -521,14 +521,19 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
     def writes(self, m: Meta, c: list[Any]) -> Option:
         return Option(span_of(m), "writes", tuple(c))
 
+    def tier(self, m: Meta, c: list[Any]) -> Option:
+        return Option(span_of(m), "tier", ident(c[0]))
+
     def python(self, m: Meta, c: list[Any]) -> t.Python:
         file, name, *items = c
         reads, writes = (
             tuple(reference for item in items if item.kind == kind for reference in item.value)
             for kind in ("reads", "writes")
         )
-        why = chosen(item for item in items if item.kind == "why").get("why", "")
-        return t.Python(span_of(m), text(file), ident(name), why, reads, writes)
+        once = chosen(item for item in items if item.kind in ("why", "tier"))
+        return t.Python(
+            span_of(m), text(file), ident(name), once.get("why", ""), reads, writes, once.get("tier")
+        )
 
     # the file
 

@@ -38,6 +38,7 @@ CODES = {
     "E502": "a line needs exactly one driver",
     "E503": "events depend on each other's order",
     "E601": "a Python part is not declared fully",
+    "E602": "a Python part cannot be of this tier",
     "E701": "the saved state's layout changed, but not the checkpoint",
     "E702": "the lock file does not record the checkpoint",
     "E703": "an upgrade takes what older images do not hold",

@@ -27,7 +27,7 @@ WORDS = (
     "device", "block", "enum", "layout", "clock", "counter", "alarm", "state", "latch", "cycle", "let",
     "wave", "line", "drive", "io", "mmio", "reg", "proc", "on", "python", "checkpoint", "read", "write", "if",
     "elif", "else", "match", "for", "return", "drop", "arm", "disarm", "pass", "step", "why", "reads",
-    "writes",
+    "writes", "tier",
 )  # fmt: skip
 """The words that a line may begin with."""
 
@@ -43,7 +43,7 @@ GROUPS = (
     ({"STATE", "REG", "LET", "ON"}, "a declaration (state, reg, let, on, ...)"),
     ({"LET", "RETURN", "DROP", "PASS"}, "a statement"),
     ({"DEVICE", "BLOCK", "ENUM"}, "'device', 'block', 'enum' or 'layout'"),
-    ({"WHY", "READS", "WRITES"}, "'why', 'reads' or 'writes'"),
+    ({"WHY", "READS", "WRITES", "TIER"}, "'why', 'reads', 'writes' or 'tier'"),
     ({"READ", "WRITE", "LSQB"}, "a field [BITS] NAME, 'read:' or 'write NAME:'"),
     ({"NUMBER", "NAME", "UNDERSCORE"}, "a case: a number, a range, a name or '_'"),
     ({"EQUAL", "_FILL"}, "'=', '?=' or '(...)'"),

@@ -554,6 +554,7 @@ class Python(Node):
     why: str
     reads: tuple[Expr, ...]
     writes: tuple[Expr, ...]
+    tier: Ident | None  # None: the interpreter
 
 
 @node

@@ -102,10 +102,33 @@ class RegionEntry(ctypes.Structure):
 class DeviceEntry(ctypes.Structure):
     """A device's state (0: a free place) and its settle function (0: Python settles).
 
-    A deadline before `floor` is taken for one at `floor`.
+    A deadline before `floor` is taken for one at `floor`. `handlers` is an array
+    of `handler_count` `HandlerEntry`s, by `leave`; `commit` makes the rest of the
+    state follow what they wrote.
     """
 
-    _fields_ = [("state", c_uint64), ("settle", c_uint64), ("floor", c_uint64)]
+    _fields_ = [
+        ("state", c_uint64),
+        ("settle", c_uint64),
+        ("floor", c_uint64),
+        ("commit", c_uint64),
+        ("handlers", c_uint64),
+        ("handler_count", c_uint32),
+        ("pad", c_uint32),
+    ]
+
+
+class HandlerEntry(ctypes.Structure):
+    """The compiled handlers of one Python part (numba_tier.py); 0: the interpreter's."""
+
+    _fields_ = [("read", c_uint64), ("write", c_uint64)]
+    read: int
+    write: int
+
+
+HANDLER_CHANGED = 1
+HANDLER_FAILED = 2
+"""What a compiled handler returns, if not 0: the state is changed; nothing was done."""
 
 
 class Window(ctypes.Structure):
@@ -228,6 +251,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     Counters,
     RegionEntry,
     DeviceEntry,
+    HandlerEntry,
     Window,
     StateHeader,
     Bus,
@@ -248,6 +272,8 @@ CONSTANTS: dict[str, int] = {
     "REGION_PYTHON": REGION_PYTHON,
     "ATTENTION_DEADLINE": ATTENTION_DEADLINE,
     "ATTENTION_LEAVE": ATTENTION_LEAVE,
+    "HANDLER_CHANGED": HANDLER_CHANGED,
+    "HANDLER_FAILED": HANDLER_FAILED,
     "NEVER": -1,
     "PORTS": PORTS,
 }

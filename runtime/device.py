@@ -163,7 +163,7 @@ class RegionTarget:
         tiers = {tier for register in region.registers for tier in (register.read_tier, register.write_tier)}
         # Half of a split access may be served before the other half leaves for Python,
         # which must happen before any effect: so each byte is an access of its own.
-        self._bytewise = region.split and "python" in tiers
+        self._bytewise = region.split and not tiers <= {"native", "none"}
 
     def register_at(self, offset: int) -> str:
         """The name of the register that an offset falls into, or GAP."""

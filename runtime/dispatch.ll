@@ -193,17 +193,30 @@ after:
   %attention = call i32 @attention(ptr %bus, ptr %state)
   %leave_bit = and i32 %attention, $ATTENTION_LEAVE
   %leaves = icmp ne i32 %leave_bit, 0
-  br i1 %leaves, label %heavy, label %merge
+  br i1 %leaves, label %left, label %merge
+
+; A compiled handler may serve what the region left; LEAVE remains if none does.
+left:
+  %left.shifted = lshr i64 %value, %shift
+  %given = and i64 %left.shifted, %mask
+  %served = call { i32, i64 } @serve_compiled(ptr %bus, ptr %entry, ptr %state, i32 %attention, i32 %write, i64 %now, i32 %offset32, i32 %piece, i64 %given)
+  %left.attention = extractvalue { i32, i64 } %served, 0
+  %left.answer = extractvalue { i32, i64 } %served, 1
+  %still_bit = and i32 %left.attention, $ATTENTION_LEAVE
+  %still = icmp ne i32 %still_bit, 0
+  br i1 %still, label %heavy, label %merge
 
 merge:
-  %masked = and i64 %result, %mask
+  %final = phi i64 [ %result, %after ], [ %left.answer, %left ]
+  %after.attention = phi i32 [ %attention, %after ], [ %left.attention, %left ]
+  %masked = and i64 %final, %mask
   %placed = shl i64 %masked, %shift
   %merged = or i64 %value, %placed
   %new_value = select i1 %is_write, i64 %value, i64 %merged
   store i64 %new_value, ptr %value.p
   %new_done = add i32 %done, %piece
   store i32 %new_done, ptr %done.p
-  %calm = icmp eq i32 %attention, 0
+  %calm = icmp eq i32 %after.attention, 0
   br i1 %calm, label %light, label %stop
 
 light:
@@ -211,12 +224,12 @@ light:
   ret i32 $SERVED
 
 heavy:
-  %why = phi i32 [ 0, %0 ], [ %attention, %after ]
+  %why = phi i32 [ 0, %0 ], [ %left.attention, %left ]
   br label %stop
 
 ; Python is needed: say where, who and what.
 stop:
-  %wanted = phi i32 [ %why, %heavy ], [ %attention, %merge ]
+  %wanted = phi i32 [ %why, %heavy ], [ %after.attention, %merge ]
   %outcome = phi i32 [ $HEAVY, %heavy ], [ $ATTENTION, %merge ]
   call void @count(ptr %entry, i64 %offset, i32 %write, i32 1)
   %attention.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.attention

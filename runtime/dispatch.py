@@ -39,6 +39,7 @@ from .bus import (
     ClockBlock,
     Counters,
     DeviceEntry,
+    HandlerEntry,
     Outcome,
     PortIndex,
     RegionEntry,
@@ -77,7 +78,7 @@ _Item = TypeVar("_Item", bound=ctypes.Structure)
 
 def dispatch_text() -> str:
     """The dispatcher's text, for a host to put before its loop's."""
-    return read_text(__package__, "dispatch.ll")
+    return read_text(__package__, "dispatch.ll") + read_text(__package__, "handlers.ll")
 
 
 @cache
@@ -132,6 +133,7 @@ class Dispatcher:
         self.bus.clock.source, self.bus.clock.gettime = _monotonic()
         self._ports = PortIndex()
         self.bus.ports = ctypes.addressof(self._ports)
+        self._handlers: dict[int, object] = {}
         self._regions: dict[int, _Region] = {}
         self._mmio: list[int] = []
         # A loop in another thread may still look at an array that was replaced;
@@ -153,14 +155,25 @@ class Dispatcher:
 
     # --- devices ---
 
-    def add_device(self, state_addr: int, settle_addr: int) -> int:
+    def add_device(
+        self,
+        state_addr: int,
+        settle_addr: int,
+        commit_addr: int = 0,
+        handlers: ctypes.Array[HandlerEntry] | None = None,
+    ) -> int:
         """Watch a device's deadline (the header at `state_addr`); returns its number.
 
         A known state gets the new settle function. `settle_addr` 0: only
-        Python can settle it.
+        Python can settle it. `handlers`: what serves the accesses that its
+        regions leave, by `leave`; they need its commit function.
         """
         number = self._device(state_addr)
-        self._devices[number].settle = settle_addr
+        device = self._devices[number]
+        device.settle, device.commit = settle_addr, commit_addr
+        self._handlers[number] = handlers
+        device.handlers = ctypes.addressof(handlers) if handlers else 0
+        device.handler_count = len(handlers) if handlers else 0
         return number
 
     def remove_device(self, number: int) -> None:
@@ -170,6 +183,7 @@ class Dispatcher:
         if users:
             raise DispatchError(f"device {number} still serves {', '.join(users)}; remove that first")
         self._devices[number] = DeviceEntry()
+        self._handlers.pop(number, None)
         self.bus.moved = 1
 
     def hold_off(self, number: int, floor: int) -> None:

@@ -26,10 +26,11 @@ from ..compiler.upgrade import Upgrader
 from . import snapshot
 from .clock import LAST_INSTANT, Clock, SteppedClock
 from .device import Device, DeviceType, HostTarget, sort_params
+from .handler_file import PythonTierError
 from .instance import ImageError, Instance, NativeInstance, ParameterError, ReferenceInstance
 from .lines import OutputLine, Sink
 from .policies import Coalescing, Policy, PolicyError, choose
-from .python_tier import HandlerFailure, PythonTier, PythonTierError
+from .python_tier import HandlerFailure, PythonTier
 from .snapshot import DeviceImage, Snapshot, SnapshotError
 from .statistics import Direction, Statistics
 from .windows import AddressMap, Piece, PlacementError, Space, Window
@@ -137,7 +138,10 @@ class Machine:
         path = device.type.path
         directory = path.parent if path is not None else None
         try:
-            return PythonTier(device.module, device.instance, device.name, directory, options, self.failures)
+            tier = PythonTier(device.module, device.instance, device.name, directory, options, self.failures)
+            if isinstance(device.instance, NativeInstance):
+                tier.compile()
+            return tier
         except PythonTierError as error:
             raise MachineError(str(error)) from error
 

@@ -21,12 +21,16 @@ name). It is good only during the call. Writes take effect together when the cal
 returns; a call that raises, or returns no integer where one is due, has no
 effect at all.
 
+A part that says `tier numba` is a file of functions instead, NAME_read and
+NAME_write (plain_functions.py): the middle tier, compiled where the device is
+native, and called from the native loop without entering the interpreter
+(numba_tier.py). Here they are served as they are.
+
 Non-goals: sandboxing. The file is as trusted as the program that loads it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import traceback
 from collections.abc import Callable, Mapping
@@ -34,19 +38,19 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..compiler import ir
+from .handler_file import PythonTierError, load_file
+from .plain_functions import PlainFunctions
+
+if TYPE_CHECKING:
+    from .numba_tier import Compiled
 
 log = logging.getLogger("devc.runtime")
 
 Place = tuple[str, tuple[int, ...]]
 """An element of the state: slot and indices."""
-
-
-class PythonTierError(ValueError):
-    """A handler file that cannot be used: missing, broken, or without its class."""
 
 
 class UndeclaredAccess(Exception):
@@ -198,27 +202,6 @@ class _Declared:
         )
 
 
-def load_file(directory: Path | None, file: str) -> ModuleType:
-    """Run the handler file that lies beside a device file.
-
-    Raises PythonTierError if it is elsewhere, missing, or fails.
-    """
-    if directory is None:
-        raise PythonTierError(f"{file}: the device was not loaded from a file, so nothing lies beside it")
-    if Path(file).name != file:
-        raise PythonTierError(f"{file}: a handler file lies beside its device file; give its name only")
-    path = directory / file
-    spec = importlib.util.spec_from_file_location(f"devc_python_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise PythonTierError(f"{path}: there is no such handler file; it belongs beside the device file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise PythonTierError(f"{path}: {type(error).__name__}: {error}") from error
-    return module
-
-
 _METHODS: dict[str, tuple[str, ...]] = {"observer": ("changed",), "handler": ("read", "write")}
 """By kind, what the class may define; it must define one of them."""
 
@@ -230,6 +213,7 @@ class _Loaded:
     declared: _Declared
     kind: str
     server: object
+    file: str
 
     def method(self, name: str) -> Callable[..., object]:
         method = getattr(self.server, name, None)
@@ -263,6 +247,16 @@ class PythonTier:
             known = ", ".join(python.name for python in module.pythons) or "none"
             raise PythonTierError(f"{device} has no Python handler {sorted(unknown)[0]!r}; it has: {known}")
         self._handlers = [_load(p, module, directory, options.get(p.name, {})) for p in module.pythons]
+        self._module = module
+        self.compiled: Compiled | None = None
+
+    def compile(self) -> None:
+        """Compile what is of tier numba, into `compiled`. Raises PythonTierError if numba cannot."""
+        plain = {n: h.server for n, h in enumerate(self._handlers) if isinstance(h.server, PlainFunctions)}
+        if plain:
+            from .numba_tier import compile_parts
+
+            self.compiled = compile_parts(self._module, plain)
 
     @property
     def observers(self) -> int:
@@ -337,8 +331,10 @@ class PythonTier:
         if known is not None:
             known.count += 1
             return
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else handler.declared.name
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == handler.file
+        ]
+        where = f"{handler.file}:{frames[-1].lineno}" if frames else handler.file
         failure = HandlerFailure(self._device, register, name, kind, str(error), where, now)
         self._seen[name, register, kind] = failure
         self._failures.append(failure)
@@ -348,7 +344,14 @@ class PythonTier:
 def _load(
     python: ir.Python, module: ir.Module, directory: Path | None, options: Mapping[str, object]
 ) -> _Loaded:
-    factory = getattr(load_file(directory, python.file), python.name, None)
+    file = load_file(directory, python.file)
+    if python.tier == "numba":
+        if options:
+            raise PythonTierError(f"{python.name} is of tier numba: functions, which take no options")
+        return _Loaded(
+            _Declared(python, module), python.kind, PlainFunctions(python, module, file), python.file
+        )
+    factory = getattr(file, python.name, None)
     if not callable(factory):
         raise PythonTierError(f"{python.file} defines no class {python.name}, which {module.name} declares")
     try:
@@ -359,4 +362,4 @@ def _load(
     if not any(hasattr(made, method) for method in methods):
         wanted = " or ".join(f"`{method}`" for method in methods)
         raise PythonTierError(f"{python.name} in {python.file} is an {python.kind} and must define {wanted}")
-    return _Loaded(_Declared(python, module), python.kind, made)
+    return _Loaded(_Declared(python, module), python.kind, made, python.file)

@@ -68,12 +68,12 @@ class Vmm:
 
     def _watch(self, device: Device) -> None:
         """Let the loop see the device's deadline, and settle it where compiled code can."""
-        instance = device.instance
+        instance, settle, commit, handlers = device.instance, 0, 0, None
         if isinstance(instance, NativeInstance):
-            settle = instance.code.symbol(f"{device.module.name}_settle")
-        else:
-            settle = 0
-        number = self.dispatcher.add_device(self._state(device), settle)
+            settle, commit = (instance.code.symbol(f"{device.module.name}_{f}") for f in ("settle", "commit"))
+            if device.python is not None and device.python.compiled is not None:
+                handlers = device.python.compiled.table
+        number = self.dispatcher.add_device(self._state(device), settle, commit, handlers)
         self._devices[number] = device
 
     @staticmethod
