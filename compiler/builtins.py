@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import arithmetic as a
-from . import ir, timing
+from . import intervals, ir, timing
 from .expressions import same_unit
 from .scope import Context, TypeInfo, Value, number_of, show
 
@@ -32,8 +32,24 @@ def _target(node: t.CallExpr, expected: TypeInfo | None, name: str) -> TypeInfo:
     return expected
 
 
+MODULAR: dict[str, ir.BinaryOp] = {"+": "addw", "-": "subw", "*": "mulw"}
+
+
+def _modular(e: Expressions, node: t.CallExpr, ctx: Context) -> Value | None:
+    """A sum, difference or product modulo 2**64, which `wrap` may take although it does not fit."""
+    inner = node.args[0] if len(node.args) == 1 else None
+    if not isinstance(inner, t.Binary) or inner.op not in MODULAR:
+        return None
+    left, right = e.value(inner.left, ctx), e.value(inner.right, ctx)
+    exact = intervals.result(cast(ir.BinaryOp, MODULAR[inner.op][:-1]), left.type, right.type)
+    if exact.fits:
+        return None
+    return Value(a.binary(MODULAR[inner.op], left.expr, right.expr), 64, unit=left.unit or right.unit)
+
+
 def _wrap(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
-    (value,) = _arguments(e, node, ctx, 1)
+    modular = _modular(e, node, ctx)
+    (value,) = [modular] if modular is not None else _arguments(e, node, ctx, 1)
     target = _target(node, expected, "wrap").range
     size = target.hi.bit_length()
     if target != ir.Range(0, 2**size - 1):
