@@ -24,6 +24,7 @@ PASSED = "a comparator that the counter has passed fires at once"
 VAL_SET = "a 32-bit write ends VAL_SET, and one of the high half with it leaves the period alone"
 CLAMPED = "a period's halves have 31 bits"
 LEGACY_ALONE = "legacy replacement does not need the overall enable"
+LEFT_HIGH = "a line stays high when its timer is routed elsewhere or made edge-triggered"
 WRAP = "in 32-bit mode a one-shot fires a tick before the wrap"
 LATE = 9
 """QEMU programs its timers up to a part of a tick late, ns."""
@@ -106,6 +107,8 @@ class Timer:
         self.theirs.write(register, value, self.periodic, self.narrow)
         if register == 0:
             self.config = value
+            if not self.level:  # "should be ignored by software", and is 0
+                self.kept = self.again = False
             if value & 0x40:
                 self.open = ONES
         elif register in (TARGET, TARGET + 4):
@@ -297,11 +300,18 @@ class _Comparison:
             narrow = (timer for timer in programming.timers if timer.narrow and not timer.periodic)
             self.narrow.append(frozenset(programming.line(timer) for timer in narrow))
             programming.find_causes(operation.t)
-            self.causes.append({**causes, **programming.causes()})
+            self.causes.append({**self._left_high(at), **causes, **programming.causes()})
             self.counts.append(replace(programming.counter))
             if operation.kind == "read" and operation.address >= self.base:
                 yield from self._read(at, operation, self.answers.values[at])
         yield from self._edges()
+
+    def _left_high(self, at: int) -> dict[int, str]:
+        """Lines that are high there though no timer holds them."""
+        programming = self.programming
+        held = {programming.line(timer) for timer in programming.timers if timer.level and timer.enabled}
+        theirs, _ = self.high
+        return {line: LEFT_HIGH for line in range(32) if line not in held and theirs.before(at, line)}
 
     def _write(self, at: int, operation: Operation) -> None:
         """Follow a write; what it disables while its line is high, QEMU forgets."""
@@ -319,7 +329,13 @@ class _Comparison:
         for lane in range(0, operation.width, 4):
             value = operation.value >> 8 * lane & 0xFFFF_FFFF
             programming.write(operation.address - self.base + lane, value, operation.t)
-        self.stopped += [(line, operation.t) for line in active - programming.active]
+        rewritten = {
+            programming.line(timer)
+            for timer in programming.timers
+            if operation.address - self.base & ~7 == TIMERS + STRIDE * timer.number + TARGET
+        }
+        stopped = active & rewritten | active - programming.active
+        self.stopped += [(line, operation.t) for line in stopped]
         for timer, was_pending, just_matched in zip(programming.timers, pending, matched, strict=True):
             if not programming.is_active(timer):
                 timer.kept |= was_pending
@@ -375,7 +391,7 @@ class _Comparison:
         for line in sorted({edge.line for edge in (*self.trace.edges, *self.answers.edges)}):
             theirs = _by_shape([edge for edge in self.trace.edges if edge.line == line])
             ours = _by_shape([edge for edge in self.answers.edges if edge.line == line])
-            theirs["pulse"] = list(self._without_second_pulses(theirs["pulse"]))
+            theirs["pulse"] = list(self._without_second_pulses(theirs["pulse"], theirs["fall"]))
             for shape in theirs:
                 for side, edges in zip(
                     ("there", "here"), pair(theirs[shape], ours[shape], 0, LATE), strict=True
@@ -393,12 +409,13 @@ class _Comparison:
         return self.causes[edge.at].get(edge.line, UNEXPLAINED)
 
     def _stopped(self, edge: Edge) -> bool:
-        """Whether its timer was stopped before QEMU's, being late, came to it."""
+        """Whether its timer was stopped, or set anew, before QEMU's, being late, came to it."""
         return any(line == edge.line and 0 <= t - edge.t <= LATE for line, t in self.stopped)
 
-    def _without_second_pulses(self, pulses: list[Edge]) -> Iterator[Edge]:
-        """A periodic timer pulses twice in QEMU, a tick apart."""
+    def _without_second_pulses(self, pulses: list[Edge], falls: list[Edge]) -> Iterator[Edge]:
+        """A periodic timer pulses twice in QEMU, a tick apart; the first, on a line left high, is a fall."""
         instants = {pulse.t for pulse in pulses}
+        instants |= {fall.t for fall in falls if self.causes[fall.at].get(fall.line) == LEFT_HIGH}
         for pulse in pulses:
             if pulse.t - TICK not in instants or pulse.line not in self.periodic[pulse.at]:
                 yield pulse

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,8 +130,10 @@ def recorded(device: str, profile: str | None = None) -> list[Trace]:
     return [trace for trace in traces if profile in (None, trace.meta["profile"])]
 
 
-def replay(trace: Trace, engine: Engine = "native") -> Answers:
+def replay(trace: Trace, engine: Engine = "native", settings: Mapping[str, int] | None = None) -> Answers:
     """Do a trace's operations with our devices on the board it was recorded on.
+
+    `settings` are parameters of the RTC, over the board's.
 
     The writes that quiet QEMU's PIT are left out where it is not the PIT that is compared:
     OUT of the mode they set is high, on the chip.
@@ -153,7 +155,7 @@ def replay(trace: Trace, engine: Engine = "native") -> Answers:
         machine,
         interrupt,
         hpet=recorded_on["hpet"],
-        settings={"mc146818": {"date": int(date.timestamp())}},
+        settings={"mc146818": {"date": int(date.timestamp()), **(settings or {})}},
     )
     started = True
     quieting = 0 if trace.meta["device"] == "pit" else QUIETING

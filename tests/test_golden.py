@@ -8,7 +8,7 @@ import pytest
 
 from .golden_compare import COMPARISONS, check, differences
 from .golden_report import UNEXPLAINED, Difference, explain, match_edges
-from .golden_traces import DEVICES, Answers, Edge, Trace, echo, recorded
+from .golden_traces import DEVICES, Answers, Edge, Trace, echo, recorded, replay
 
 TICK = 839
 REFERENCE_SEEDS = (1,)
@@ -81,8 +81,8 @@ def test_a_recording_does_not_differ_from_itself(device: str, profile: str) -> N
 def is_second_pulse(trace: Trace, difference: Difference) -> bool:
     """Theirs are allowed, ours are not, so a recording differs from itself in these."""
     line = int(difference.kind.removeprefix("line ").split()[0])
-    rises = {edge.t for edge in trace.edges if edge.line == line and edge.level}
-    return difference.theirs is None and difference.ours is not None and difference.ours - 10 in rises
+    instants = {edge.t for edge in trace.edges if edge.line == line}
+    return difference.theirs is None and difference.ours is not None and difference.ours - 10 in instants
 
 
 def reads(trace: Trace, address: int) -> list[int]:
@@ -173,3 +173,124 @@ def test_only_a_pulse_shorter_than_a_tick_may_be_missing() -> None:
     assert list(match_edges(pulse(TICK), [], TICK, lambda edge: False)) == []
     assert len(list(match_edges(pulse(TICK + 1), [], TICK, lambda edge: False))) == 2
     assert len(list(match_edges([], pulse(TICK)[:1], TICK, lambda edge: False))) == 1
+
+
+HPET = 0xFED0_0000
+
+
+def test_an_hpet_s_counter_one_tick_off_is_seen() -> None:
+    trace, answers = answers_of("common/hpet/1")
+    for at in reads(trace, HPET + 0xF0)[:5]:
+        answers = quiet_echo(trace)
+        answers.values[at] += 1
+        (found,) = COMPARISONS["hpet"](trace, answers)
+        assert (found.at, found.kind) == (at, "read of counter, 4 bytes")
+
+
+def quiet_echo(trace: Trace) -> Answers:
+    """An HPET's recorded answers without its second pulses."""
+    answers = echo(trace)
+    rises = {(edge.line, edge.t) for edge in answers.edges if edge.level}
+    second = {(edge.line, edge.t) for edge in answers.edges if (edge.line, edge.t - 10) in rises}
+    answers.edges = [edge for edge in answers.edges if (edge.line, edge.t) not in second]
+    return answers
+
+
+def pulses(answers: Answers) -> list[int]:
+    """Where in its edges a recording has a rise with its fall in the same instant."""
+    pairs = zip(answers.edges, answers.edges[1:], strict=False)
+    return [
+        at
+        for at, (rise, fall) in enumerate(pairs)
+        if rise.level and (rise.line, rise.t) == (fall.line, fall.t)
+    ]
+
+
+@pytest.mark.parametrize("late", [-1, 0, 9, 10])
+def test_an_hpet_s_pulse_may_be_9_ns_late_there_and_no_more(late: int) -> None:
+    trace, _ = answers_of("common/hpet/1")
+    for at in pulses(quiet_echo(trace))[:5]:
+        answers = quiet_echo(trace)
+        for edge in (at, at + 1):
+            answers.edges[edge] = replace(answers.edges[edge], t=answers.edges[edge].t - late)
+        assert bool(COMPARISONS["hpet"](trace, answers)) == (late not in (0, 9))
+
+
+def test_an_hpet_s_missing_or_superfluous_pulse_is_seen() -> None:
+    trace, _ = answers_of("common/hpet/2")
+    answers = quiet_echo(trace)
+    at = pulses(answers)[3]
+    gone = [answers.edges.pop(at), answers.edges.pop(at)]
+    (found,) = COMPARISONS["hpet"](trace, answers)
+    assert found.kind == f"line {gone[0].line} rises only there (pulse)"
+    answers.edges[at:at] = [*gone, *(replace(edge, t=edge.t + 10) for edge in gone)]
+    (found,) = COMPARISONS["hpet"](trace, answers)
+    assert found.kind == f"line {gone[0].line} rises only here (pulse)", "a second pulse is theirs alone"
+
+
+def test_an_hpet_s_status_bit_may_be_kept_but_not_lost() -> None:
+    trace, answers = answers_of("common/hpet/1")
+    seen = [at for at in reads(trace, HPET + 0x20) if trace.operations[at].answer]
+    for at in seen[:5]:
+        answers = quiet_echo(trace)
+        answers.values[at] = 0
+        assert [found.at for found in COMPARISONS["hpet"](trace, answers)] == [at]
+
+
+def register_reads(trace: Trace, index: int) -> list[int]:
+    """Operations that read an RTC's register."""
+    found, selected = [], 0
+    for at, operation in enumerate(trace.operations):
+        if operation.kind == "write" and operation.address == 0x70:
+            selected = operation.value & 0x7F
+        elif operation.kind == "read" and operation.address == 0x71 and selected == index:
+            found.append(at)
+    return found
+
+
+@pytest.mark.parametrize("index", [0, 2, 4, 6, 7, 8, 9, 0x32, 10, 11])
+def test_each_bit_of_an_rtc_s_registers_is_compared(index: int) -> None:
+    trace, _ = answers_of("common/rtc/1")
+    at = register_reads(trace, index)[-1]
+    for bit in range(8):
+        answers = echo(trace)
+        answers.values[at] ^= 1 << bit
+        assert [found.at for found in COMPARISONS["rtc"](trace, answers)] == [at]
+
+
+def test_an_rtc_s_flags_are_compared_but_for_pf_without_pie() -> None:
+    trace, _ = answers_of("common/rtc/1")
+    at = next(at for at in register_reads(trace, 12) if trace.operations[at].answer == 0x10)
+    seen = []
+    for bit in range(4, 8):
+        answers = echo(trace)
+        answers.values[at] ^= 1 << bit
+        seen.append(bool(COMPARISONS["rtc"](trace, answers)))
+    assert seen == [True, True, False, True]
+
+
+def test_an_rtc_s_periodic_flag_must_be_set_once_a_period_has_passed() -> None:
+    found = []
+    for trace in recorded("rtc", "common"):
+        for at in register_reads(trace, 12):
+            if trace.operations[at].answer & 0xF0 == 0xC0:
+                answers = echo(trace)
+                answers.values[at] = 0
+                found += COMPARISONS["rtc"](trace, answers)
+    assert len(found) > 50
+
+
+@pytest.mark.parametrize("late", [-1, 0, 2_014_000, 2_100_000])
+def test_an_rtc_s_update_may_take_the_chip_s_2_ms_and_no_more(late: int) -> None:
+    trace, answers = answers_of("common/rtc/2")
+    rises = [at for at, edge in enumerate(answers.edges) if edge.level and not edge.t % 500_000_000]
+    for at in rises:
+        answers = echo(trace)
+        answers.edges[at] = replace(answers.edges[at], t=answers.edges[at].t + late)
+        assert bool(COMPARISONS["rtc"](trace, answers)) == (late not in (0, 2_014_000))
+
+
+def test_the_chip_s_own_update_and_phase_are_within_the_allowances() -> None:
+    for trace in recorded("rtc", "common"):
+        answers = replay(trace, settings={"update": 65, "locked": 1})
+        assert COMPARISONS["rtc"](trace, answers) == []
