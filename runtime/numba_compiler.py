@@ -214,15 +214,18 @@ def _object(text: str, name: str, task: Task, path: Path) -> bytes:
 
 def _refusal(error: Exception, task: Task, path: Path, function: FunctionType) -> PythonTierError:
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    line = _line(text, path) or function.__code__.co_firstlineno
+    line = _line(text, error, path) or function.__code__.co_firstlineno
     return PythonTierError(f"{path}:{line}: numba cannot compile {task.function}: {_reason(text, error)}")
 
 
-def _line(text: str, path: Path) -> int | None:
+def _line(text: str, error: Exception, path: Path) -> int | None:
     """The first line of the handler file that the message names: the innermost."""
     name = re.escape(path.name)
-    found = re.search(rf'{name} \((\d+)\)|{name}", line (\d+)|{name}:(\d+)', text)
-    return int(next(group for group in found.groups() if group)) if found else None
+    found = re.search(rf" at \S*{name} \((\d+)\)", text) or re.search(rf'{name}", line (\d+)', text)
+    if found:
+        return int(found[1])
+    place = getattr(error, "loc", None)
+    return int(place.line) if place is not None and Path(place.filename).name == path.name else None
 
 
 def _reason(text: str, error: Exception) -> str:
