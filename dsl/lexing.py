@@ -41,7 +41,8 @@ class QuickLexer(ContextualLexer):
 
     def _usual(self, state: Any, lexer: BasicLexer) -> Token | None:
         """The next token, if it is what it is anywhere."""
-        root, text, counter = self.root_lexer, state.text, state.line_ctr
+        root: Any = self.root_lexer
+        text, counter = state.text, state.line_ctr
         accepted = self._accepted(lexer)
         while counter.char_pos < text.end:
             found = root.match(text, counter.char_pos)
