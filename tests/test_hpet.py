@@ -187,6 +187,41 @@ def test_a_disable_freezes_the_counter_and_an_enable_goes_on_from_there(hpet: Hp
     assert hpet.counter == 507
 
 
+@pytest.mark.parametrize("late", [0, 1, 5, 9])
+def test_ticks_begin_at_the_enabling_to_the_nanosecond(hpet: Hpet, late: int) -> None:
+    """The specification allows two ticks (2.4.1); here a halted clock stands, and starts with a tick."""
+    hpet.one_shot(0, 500)
+    hpet.now += late
+    hpet.enable()
+    start = hpet.now
+    for ns, count in ((9, 0), (10, 1), (19, 1), (20, 2), (4999, 499)):
+        hpet.now = start + ns
+        assert hpet.counter == count
+    assert hpet.device.deadline == start + 5000
+    assert hpet.rises(ROUTE) == 0
+    hpet.now += 1
+    assert (hpet.counter, hpet.rises(ROUTE)) == (500, 1)
+
+
+def test_a_disable_drops_the_part_of_a_tick(hpet: Hpet) -> None:
+    for expected in (1, 2, 3):
+        hpet.enable()
+        hpet.now += 19
+        assert hpet.counter == expected
+        hpet.halt()
+        hpet.now += 3
+        assert hpet.counter == expected
+
+
+def test_enabling_what_is_enabled_starts_no_tick_anew(hpet: Hpet) -> None:
+    hpet.enable()
+    for _ in range(10):
+        hpet.now += 7
+        hpet.enable()
+        hpet.enable(3)
+    assert hpet.counter == 7
+
+
 def test_the_counter_does_not_drift_when_it_is_halted_and_started_often(hpet: Hpet) -> None:
     for _ in range(200):
         hpet.enable()
@@ -686,3 +721,15 @@ def test_a_comparator_equal_to_the_counter_when_it_is_set_is_missed(engine: str,
         hpet.counter = 5000
     hpet.wait(100_000)
     assert hpet.every_rise() == {}
+
+
+def test_a_32_bit_one_shot_fires_at_each_match_and_wrap_in_steps_and_in_a_jump(engine: str) -> None:
+    """The counter goes around every 42.9 s: 5 matches and 4 wraps in 200 s."""
+    walker, jumper = Hpet(engine), Hpet(engine)
+    for hpet in (walker, jumper):
+        hpet.one_shot(0, 500, INT_ENB | MODE32)
+        hpet.enable()
+    jumper.step(200 * SECOND)
+    while walker.device.deadline <= jumper.now:
+        walker.run_to_deadline()
+    assert (walker.rises(ROUTE), jumper.rises(ROUTE)) == (9, 9)

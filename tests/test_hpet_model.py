@@ -1,7 +1,10 @@
 """The HPET against one that counts tick by tick: random programs, every edge in its tick.
 
 The model does what IA-PC HPET 1.0a says in the simplest way there is: in each tick the
-counter is increased and compared with every comparator.
+counter is increased and compared with every comparator. Where the specification leaves
+it open: the period is what was last written in periodic mode; each half of the
+accumulator is opened by VAL_SET for one write of that half; messages come before legacy
+replacement.
 """
 
 from __future__ import annotations

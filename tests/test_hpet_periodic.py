@@ -405,3 +405,18 @@ def test_random_programs_never_pin_the_host(engine: str) -> None:
             hpet.step(rng.choice((0, 1, 10, 10**6, 10**9, YEAR // 100)))
             assert hpet.device.deadline > hpet.now
         assert_walks_at_most_once_a_tick(hpet, 20)
+
+
+@pytest.mark.parametrize("bits", [0, LEVEL, LEVEL | INT_ENB])
+def test_a_match_that_moves_no_line_does_not_wake_the_host(hpet: Hpet, bits: int) -> None:
+    """Disabled, or level with its status set: the next access finds comparator and status all the same."""
+    hpet.periodic(0, 100, 2, bits)
+    hpet.enable()
+    wakes = 0
+    while hpet.device.deadline < hpet.ns(1000 + 10**6) and wakes < 100:
+        hpet.run_to_deadline()
+        wakes += 1
+    assert wakes <= 2
+    hpet.at(1000 + 10**6)
+    assert hpet.comparator(0) == 10**6 + 2
+    assert hpet.status == (1 if bits & LEVEL else 0)

@@ -60,11 +60,23 @@ def test_legacy_replacement_routes_level_interrupts_alike(hpet: Hpet, n: int, li
     assert hpet.levels == 0
 
 
+@pytest.mark.parametrize("irq0", [0, 2, 20])
+def test_the_input_of_irq_0_is_a_parameter(engine: str, irq0: int) -> None:
+    hpet = Hpet(engine, irq0=irq0)
+    hpet.one_shot(0, 100)
+    hpet.drive("pit", 1)
+    assert hpet.levels == 1 << irq0
+    hpet.enable(LEGACY)
+    assert hpet.levels == 0
+    hpet.wait(100)
+    assert hpet.every_rise() == {irq0: 2}
+
+
 def test_legacy_replacement_needs_no_route_in_the_capability(engine: str) -> None:
     """ "The individual routing bits for timers 0 and 1 will have no impact." """
     hpet = Hpet(engine, routes=1 << 20)
-    hpet.one_shot(0, 100, line=20)
-    hpet.one_shot(1, 100, line=20)
+    for n, mode in ((0, 0), (1, LEVEL)):
+        hpet.one_shot(n, 100, INT_ENB | mode, line=0)
     hpet.enable(LEGACY)
     hpet.wait(100)
     assert hpet.every_rise() == {PIT_INPUT: 1, RTC_INPUT: 1}
@@ -370,7 +382,7 @@ def test_peeking_shows_what_a_read_returns_and_changes_nothing(engine: str) -> N
             assert peeked == hpet.read(offset, width)
 
 
-def test_a_power_on_reset_forgets_everything_but_the_pins(engine: str) -> None:
+def test_a_power_on_reset_forgets_everything(engine: str) -> None:
     hpet = busy(engine)
     hpet.device.reset(hpet.now)
     assert (hpet.counter, hpet.status, hpet.read(0x10), hpet.levels) == (0, 0, 0, 0)

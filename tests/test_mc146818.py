@@ -9,6 +9,7 @@ from devc.runtime.instance import ParameterError
 
 from .rig import make
 from .rig_rtc import (
+    AF,
     AIE,
     ANY,
     CENTURY,
@@ -341,8 +342,10 @@ def test_a_valid_byte_written_beside_an_invalid_one_is_read_back(rtc: Rtc) -> No
 
 def test_the_reset_pin_clears_the_enables_and_the_flags(rtc: Rtc) -> None:
     rtc[B] = PIE | AIE | UIE | SQWE | H24
+    rtc.set_alarm(ANY, ANY, ANY)
     rtc.after_update(1)
     assert rtc.irq == 1
+    assert rtc.peek_flags() == IRQF | PF | AF | UF
     rtc.reset_pin(1)
     assert rtc.irq == 0
     assert (rtc[B], rtc[C]) == (H24, 0)

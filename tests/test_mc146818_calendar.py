@@ -15,6 +15,7 @@ from itertools import count, islice
 
 import pytest
 
+from .rig import SECOND
 from .rig_rtc import (
     AF,
     AIE,
@@ -23,12 +24,15 @@ from .rig_rtc import (
     DM,
     DSE,
     H24,
+    HOLD,
     HOURS,
     HZ,
     MODES,
+    RUN,
     SET,
     UF,
     WEEKDAY,
+    A,
     B,
     C,
     Rtc,
@@ -206,6 +210,28 @@ def test_on_the_last_sunday_of_october_1_59_59_is_followed_by_1_00_00_once(
     assert rtc.shows(sunday + timedelta(hours=2), mode)
 
 
+def test_a_change_of_format_in_the_repeated_hour_does_not_repeat_it_again(engine: str) -> None:
+    sunday = last_sunday(2026, 10)
+    rtc = clock(engine, sunday + timedelta(hours=1, minutes=59, seconds=59), H24 | DSE)
+    rtc.after_update(1)
+    assert rtc.shows(sunday + timedelta(hours=1))
+    rtc[B] = DM | DSE
+    assert rtc.shows(sunday + timedelta(hours=1), DM)
+    rtc.after_update(1 + 3600)
+    assert rtc.shows(sunday + timedelta(hours=2), DM)
+
+
+def test_the_hour_repeats_again_in_the_next_year(engine: str) -> None:
+    rtc = clock(engine, last_sunday(2026, 10), H24 | DSE)
+    passed = int((last_sunday(2027, 10) - last_sunday(2026, 10)).total_seconds())
+    rtc.after_update(passed + 2 * 3600 - 1)
+    assert rtc.shows(last_sunday(2027, 10) + timedelta(hours=1, minutes=59, seconds=59))
+    rtc.after_update(passed + 2 * 3600)
+    assert rtc.shows(last_sunday(2027, 10) + timedelta(hours=1))
+    rtc.after_update(passed + 3 * 3600)
+    assert rtc.shows(last_sunday(2027, 10) + timedelta(hours=2))
+
+
 @pytest.mark.parametrize("month", [4, 10])
 def test_without_dse_no_hour_is_skipped_or_repeated(engine: str, month: int) -> None:
     start = last_sunday(2026, month) + timedelta(hours=1, minutes=59, seconds=59)
@@ -251,6 +277,27 @@ def test_daylight_saving_over_a_jump_of_months_and_years(engine: str) -> None:
     assert rtc.shows(start + seconds(100 * 365 * 86_400))
 
 
+@pytest.mark.parametrize("how", ["set", "hold", "neither"])
+@pytest.mark.parametrize("month", [1, 7])
+def test_a_date_of_summer_or_winter_may_be_set_in_any_way(engine: str, month: int, how: str) -> None:
+    """Under SET, with the divider held, or byte by byte: the clock goes on from what it shows."""
+    rtc = clock(engine, datetime(2026, 8 - month, 2, 12), H24 | DSE)
+    moment = datetime(2026, month, 1, 12)
+    updates = 3
+    rtc.after_update(updates)
+    rtc[A] = HOLD if how == "hold" else RUN
+    rtc[B] = H24 | DSE | (SET if how == "set" else 0)
+    for index, value in encode(moment).items():
+        rtc[index] = value
+    rtc[B] = H24 | DSE
+    rtc[A] = RUN
+    rtc.now += SECOND // 4  # into the middle between two updates
+    for days in (1, 10, 40):
+        moment += timedelta(days=days)
+        rtc.now += days * 86_400 * SECOND
+        assert rtc.shows(moment)
+
+
 def test_a_hundred_years_of_daylight_saving_in_jumps_of_a_week(engine: str) -> None:
     """Never an hour off outside the hours of the change."""
     start = datetime(2000, 1, 2, 12)
@@ -273,6 +320,31 @@ def test_the_alarm_is_compared_with_the_time_that_daylight_saving_shows(
     assert rtc[C] & AF == 0
     rtc.after_update(2)
     assert bool(rtc[C] & AF) == rings
+
+
+def test_daylight_saving_is_right_after_any_jump(engine: str) -> None:
+    """From a winter's day, the clock is an hour ahead where summer time is."""
+    rng = random.Random(17)
+    start = datetime(2026, 1, 15, 12)
+    for _ in range(CASES[engine]):
+        near = last_sunday(rng.randrange(2026, 2060), rng.choice((4, 10))) - start
+        passed = int(near.total_seconds()) + rng.randrange(-4 * 86_400, 4 * 86_400)
+        standard = start + seconds(passed)
+        begins = last_sunday(standard.year, 4) + timedelta(hours=2)
+        ends = last_sunday(standard.year, 10) + timedelta(hours=1)
+        rtc = clock(engine, start, H24 | DSE)
+        rtc.after_update(passed)
+        assert rtc.shows(standard + seconds(3600 * (begins <= standard < ends))), passed
+
+
+@pytest.mark.parametrize("days", [1, 10])
+def test_turning_daylight_saving_off_in_summer_leaves_the_time(engine: str, days: int) -> None:
+    start = datetime(2026, 7, 1, 12)
+    rtc = clock(engine, start, H24 | DSE)
+    rtc.after_update(1)
+    rtc[B] = H24
+    rtc.after_update(days * 86_400)
+    assert rtc.shows(start + timedelta(days=days))
 
 
 def test_an_hour_skipped_has_no_alarm(engine: str) -> None:
@@ -434,6 +506,15 @@ def test_an_alarm_compares_pm_too(engine: str) -> None:
             assert rtc[C] & AF == 0
             rtc.after_update(12 * 3600 + 1)
             assert rtc[C] & AF
+
+
+@pytest.mark.parametrize("days", [1, 3, 4, 1000, 100_000])
+def test_an_alarm_within_a_jump_leaves_its_flag(engine: str, days: int) -> None:
+    for alarm, rings in (((0x05, 0x30, 0x15), True), ((0x24, ANY, ANY), False)):
+        rtc = Rtc(engine, datetime(2026, 1, 1, 5, 30, 20))
+        rtc.set_alarm(*alarm)
+        rtc.after_update(days * 86_400)
+        assert bool(rtc[C] & AF) == rings
 
 
 def test_no_alarm_comes_under_set(engine: str) -> None:
