@@ -69,6 +69,7 @@ class Events:
         self.edges: list[Edge] = []
         self.power_on: list[tuple[str, Scope]] = []
         self._numbers = itertools.count()
+        self._rung: set[str] = set()
 
     def declare(self, tree: t.On, scope: Scope) -> None:
         handle = {
@@ -122,8 +123,9 @@ class Events:
             raise Reject(
                 "E501", "an alarm is disarmed rather than ignored", tree.when.span, "disarm it, or use 'if'"
             )
-        if any(event.alarm == alarm.slot for event in self.timed):
+        if alarm.slot in self._rung:
             raise Reject("E102", f"'on {alarm.name}' stands twice", tree.subject.span, "join the two bodies")
+        self._rung.add(alarm.slot)
         quiet: list[ir.Stmt] = [ir.Store(slot, place, NEVER) for slot in (alarm.slot, alarm.due)]
         body = self._body(tree, scope, alarm.name, quiet, alarm.clock)
         written = self.unit.analysis.of_block(self.unit.functions[body].body[2:]).writes

@@ -166,7 +166,6 @@ class Shape:
         self.final, self.tag, self.span = phases.final, tag, phases.span
         self.levels = [phase.level for phase in phases.phases]
         whole = counter_range(wave.counter)
-        self._alternate(phases)
         self.lengths = [self._length(timing.unit, phase, ctx, whole) for phase in phases.phases]
         self.ends_at = self._sums(self.lengths)
         self.counter = ir.Var("t", whole)
@@ -182,18 +181,6 @@ class Shape:
             remainder = a.binary("mod", self.counter, period)
             self.prologue = [ir.Let(f"p{tag}", remainder)]
             self.position = ir.Var(f"p{tag}", remainder.type)
-
-    def _alternate(self, phases: t.Phases) -> None:
-        """The end of every phase is an edge."""
-        after = [*self.levels[1:], self.levels[0] if self.final is None else self.final]
-        for phase, level, following in zip(phases.phases, self.levels, after, strict=True):
-            if level == following:
-                raise Reject(
-                    "E501",
-                    "the level after this phase is the same, so its end is no edge",
-                    phase.span,
-                    "join phases of one level, so that low and high alternate",
-                )
 
     @staticmethod
     def _length(unit: Unit, phase: t.Phase, ctx: Context, whole: ir.Range) -> ir.Expr:
@@ -255,19 +242,23 @@ class Shape:
 
     def _edges(self, before: bool, behind: bool) -> list[ir.Stmt]:
         """How often the level goes from `before` to `behind` in (t, later]."""
-        follows = [*self.levels[1:], self.levels[0] if self.final is None else self.final]
         total: ir.Expr = a.FALSE
-        for i, (level, following) in enumerate(zip(self.levels, follows, strict=True)):
-            if (level, following) == (before, behind):
-                total = a.binary("addw", total, a.cond(self._seen(i), self._crossings(i), a.FALSE))
+        for i, level in enumerate(self.levels):
+            if level == before:
+                seen = a.both(a.binary("lt", a.FALSE, self.lengths[i]), self._follows(i, behind))
+                total = a.binary("addw", total, a.cond(seen, self._crossings(i), a.FALSE))
         return [ir.Return(a.wrap(total, 32))]
 
-    def _seen(self, i: int) -> ir.Expr:
-        """Whether there is an edge at the end of phase i: not if it, or the next, has no length."""
-        next_one = self.lengths[(i + 1) % len(self.lengths)]
-        last = self.final is not None and i + 1 == len(self.lengths)
-        seen = a.binary("lt", a.FALSE, self.lengths[i])
-        return seen if last else a.both(seen, a.binary("lt", a.FALSE, next_one))
+    def _follows(self, i: int, level: bool) -> ir.Expr:
+        """Whether the first phase after i that has a length has this level."""
+        after = list(zip(self.lengths[i + 1 :], self.levels[i + 1 :], strict=True))
+        if self.final is None:
+            after += zip(self.lengths[: i + 1], self.levels[: i + 1], strict=True)
+        last = self.levels[i] if self.final is None else self.final
+        found: ir.Expr = ir.Const(int(last == level))
+        for length, its in reversed(after):
+            found = a.cond(a.binary("lt", a.FALSE, length), ir.Const(int(its == level)), found)
+        return found
 
     def _crossings(self, i: int) -> ir.Expr:
         """How often the end of phase i lies in (t, later]."""

@@ -161,7 +161,7 @@ def test_tabs_indent_and_crlf_ends_lines() -> None:
         + "".join(f"        {i} -> {i}\n" for i in range(256)),
         "device d():\n    state a: u16\n    let x = match a:\n"
         + "".join(f"        {i}..{i + 255} -> {i}\n" for i in range(0, 65536, 256)),
-        "device d():\n    state a: u64\n    let x = a in {" + ",\n".join(map(str, range(0, 60_000, 3))) + "}\n",
+        "device d():\n    state a: u64\n    let x = a in {" + ",\n".join(map(str, range(0, 60_000, 3))) + "}",
     ],
     ids=str.__len__,
 )  # fmt: skip
