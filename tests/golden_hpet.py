@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from .golden_report import Difference, pair
+from .golden_report import UNEXPLAINED, Difference, pair
 from .golden_traces import Answers, Edge, Operation, Trace
 
 CONFIG, STATUS, COUNT, TIMERS, STRIDE = 0x10, 0x20, 0xF0, 0x100, 0x20
