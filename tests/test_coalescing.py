@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from devc.compiler import ir
@@ -386,3 +387,13 @@ def test_a_declared_minimum_protects_a_host_that_hears_of_no_acknowledgement(vmm
     start = machine.now
     vmm.run(until=start + 10 * MS)
     assert machine.statistics.ticks[PIT.line].delivered <= (machine.now - start) // 500_000 + 2
+
+
+# --- the document --------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_document_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "coalescing.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    exec(code, {})
+    assert f"# {capsys.readouterr().out}" in code

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .tick_guest import MS, Guest, KvmPit, Model, XenTimer, masked_for_ten, qemu_slew_gaps
-from .tick_sources import PIT_HZ, SOURCES, Source
+from .tick_sources import PIT_HZ, RTC, SOURCES, Source
 
 POLICIES = list(RULES)
 PIT = SOURCES[0]
@@ -144,6 +144,46 @@ def test_masking_twice_is_masking_once() -> None:
     guest.run(round(3 * period))
     assert guest.ticks.delivered == guest.ticks.due
     guest.check()
+
+
+@policies
+def test_the_rtc_s_ticks_are_its_line_s_edges_when_each_is_taken(missed: str) -> None:
+    guest = Guest(RTC, missed)
+    period = guest.start(976_563)
+    guest.run(round(20.2 * period))
+    guest.check()
+    assert guest.ticks.due in (20, 21)
+    assert guest.delivered == guest.due
+
+
+@pytest.mark.parametrize("missed", ["delay", "catchup", "merge"])
+def test_the_rtc_merges_ticks_itself_until_register_c_is_read(missed: str) -> None:
+    """The chip has one flag: with it set, a periodic event is no edge, and no policy sees one."""
+    guest = Guest(RTC, missed)
+    period = guest.start(976_563)
+    guest.mask(1)
+    guest.run(round(10.2 * period))
+    assert guest.ticks.due == 1
+    guest.mask(0)
+    guest.run(round(5 * period))
+    guest.check()
+    assert guest.ticks.dropped == 0
+    assert guest.delivered[1:] == guest.due[1:]
+    assert len(guest.due) in (5, 6)
+
+
+def test_discard_leaves_a_line_that_waits_for_the_guest_waiting() -> None:
+    """Why docs/coalescing.md warns of it: no interrupt, so no read of C, so no interrupt."""
+    guest = Guest(RTC, "discard")
+    period = guest.start(976_563)
+    guest.mask(1)
+    guest.run(round(2 * period))
+    guest.mask(0)
+    guest.run(round(10 * period))
+    assert (guest.ticks.due, guest.ticks.dropped, guest.delivered) == (1, 1, [])
+    RTC.take(guest.machine)
+    guest.run(round(2 * period))
+    assert guest.delivered
 
 
 # --- what the controller's pin shows ---------------------------------------------

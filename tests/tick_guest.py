@@ -88,6 +88,7 @@ class Guest:
             self.machine.advance_to(min(wake))
             if self._takes_at is not None and not self.busy and self._takes_at <= self.now:
                 self._takes_at = None
+                self.source.take(self.machine)
                 self.line.acknowledge(self.now)
 
     def mask(self, level: int) -> None:

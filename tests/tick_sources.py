@@ -17,7 +17,8 @@ PIT_HZ = 1_193_182
 @dataclass(frozen=True)
 class Source:
     """`start(machine, period)`: begin ticking about every `period` ns. `exact(period)`: the
-    period that this makes, in ns. `stop(machine)`: no tick is to come any more."""
+    period that this makes, in ns. `stop(machine)`: no tick is to come any more. `take(machine)`:
+    what the guest's handler does to the device before its EOI."""
 
     label: str
     line: str
@@ -25,6 +26,7 @@ class Source:
     start: Callable[[Machine, int], None]
     stop: Callable[[Machine], None]
     exact: Callable[[int], float]
+    take: Callable[[Machine], object] = lambda machine: None
     params: dict[str, int] = field(default_factory=dict)
 
     def machine(self) -> Machine:
@@ -69,4 +71,34 @@ def _hpet() -> Source:
     return Source("HPET edge", "hpet.irq[2]", ("hpet",), start, stop, lambda period: period // 10 * 10)
 
 
+def _rtc() -> Source:
+    def write(machine: Machine, register: int, value: int) -> None:
+        machine.write("io", 0x70, 1, register)
+        machine.write("io", 0x71, 1, value)
+
+    def rate(period: int) -> int:
+        return max(min((period * 32_768 // 10**9).bit_length(), 15), 3)
+
+    def start(machine: Machine, period: int) -> None:
+        write(machine, 0x0A, 0x20 | rate(period))
+        write(machine, 0x0B, 0x42)  # PIE, 24 hours
+        take(machine)
+
+    def take(machine: Machine) -> int:
+        machine.write("io", 0x70, 1, 0x0C)
+        return machine.read("io", 0x71, 1)
+
+    def exact(period: int) -> float:
+        return (1 << rate(period) - 1) * 1e9 / 32_768
+
+    def stop(machine: Machine) -> None:
+        write(machine, 0x0B, 0x02)
+
+    return Source("RTC periodic", "mc146818.irq8", ("mc146818",), start, stop, exact, take)
+
+
 SOURCES = (_pit(2), _pit(3), _hpet())
+"""Sources whose line shows an edge for each tick, whatever the guest does."""
+
+RTC = _rtc()
+"""Its line stays high until the guest reads register C, so it shows no edge until then."""
