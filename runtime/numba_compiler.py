@@ -41,14 +41,20 @@ INTERPRETER = ("numba_", "NRT_", "Py", "_Py")
 
 def compile_handler(task: Task, file: ModuleType) -> bytes:
     """The object file with SYMBOL, for this CPU. Raises PythonTierError."""
-    if numba.config.DISABLE_JIT:
-        raise PythonTierError("NUMBA_DISABLE_JIT is set, and a part of tier numba must be compiled: unset it")
+    if numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK == 0:
+        raise PythonTierError(
+            "NUMBA_DISABLE_JIT or NUMBA_BOUNDSCHECK is set; a part of tier numba is compiled, with its "
+            "indices checked: unset it"
+        )
     path = Path(str(file.__file__))
-    function = _functions(file, path)[task.function]
+    functions = _functions(file, path)
+    function = functions[task.function]
     try:
         function.compile(tuple(_argument_types(task)))
     except Exception as error:
         raise _refusal(error, task, path, function.py_func) from error
+    for each in functions.values():
+        _check_exact(each, task, path)
     returned = types.unliteral(function.nopython_signatures[-1].return_type)
     elements = _elements(returned, task)
     if elements is None:
@@ -78,17 +84,17 @@ class _Bare(ast.NodeTransformer):
 
 
 def _functions(file: ModuleType, path: Path) -> dict[str, Any]:
-    """The file's functions, each to be compiled when it is called; the file itself stays as it is."""
-    tree = _Bare().visit(ast.parse(path.read_text(encoding="utf-8"), str(path)))
+    """The file's functions, each compiled when it is called; the file itself stays as it is."""
+    tree = _Bare().visit(ast.parse(path.read_bytes(), str(path)))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     for node in functions:
         node.decorator_list = []
     names = dict(vars(file))
     body = ast.Module(body=list[ast.stmt](functions), type_ignores=[])
     exec(compile(body, str(path), "exec", flags=annotations.compiler_flag), names)
-    for node in functions:
-        names[node.name] = numba.njit(**SAFE)(names[node.name])
-    return names
+    compiled = {node.name: numba.njit(**SAFE)(names[node.name]) for node in functions}
+    names.update(compiled)
+    return compiled
 
 
 def _argument_types(task: Task) -> Iterator[Any]:
@@ -101,6 +107,22 @@ def _argument_types(task: Task) -> Iterator[Any]:
 
 def _kind(cell: Cell) -> Any:
     return uint64 if cell.wide else int64
+
+
+def _check_exact(function: Any, task: Task, path: Path) -> None:
+    """Refuse a function that numba makes inexact: 64 bits unsigned and signed numbers, mixed, are
+    floats to it, unlike to Python."""
+    for overload in function.overloads.values():
+        if types.uint64 not in overload.signature.args:
+            continue
+        for name, kind in overload.type_annotation.typemap.items():
+            if isinstance(kind, types.Float):
+                code = function.py_func.__code__
+                raise PythonTierError(
+                    f"{path}:{code.co_firstlineno}: {task.function} is given a number of 64 bits unsigned, "
+                    f"and {code.co_name} mixes such with signed ones, which numba takes for floats "
+                    f"({name.split('.')[0].strip('$')}): say numpy.uint64(...) of the others, and '//'"
+                )
 
 
 def _elements(returned: Any, task: Task) -> list[Any] | None:
@@ -193,10 +215,8 @@ def _object(text: str, name: str, task: Task, path: Path) -> bytes:
         if not value.is_declaration:
             value.linkage = "external" if value.name == name else "internal"
     module.get_function(name).name = SYMBOL
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    llvm.create_pass_builder(machine, options).getModulePassManager().run(
-        module, llvm.create_pass_builder(machine, options)
-    )
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
     needed = [v.name for v in [*module.functions, *module.global_variables] if v.is_declaration]
     bad = [each for each in needed if each.startswith(INTERPRETER)]
     if bad:

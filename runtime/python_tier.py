@@ -21,10 +21,21 @@ name). It is good only during the call. Writes take effect together when the cal
 returns; a call that raises, or returns no integer where one is due, has no
 effect at all.
 
-A part that says `tier numba` is a file of functions instead, NAME_read and
-NAME_write (plain_functions.py): the middle tier, compiled where the device is
-native, and called from the native loop without entering the interpreter
-(numba_tier.py). Here they are served as they are.
+A part that serves registers and says `tier numba` is functions instead:
+
+    def NAME_read(now, offset, width, READ...):         # -> value, or (value, WRITE...)
+    def NAME_write(now, offset, width, value, READ...): # -> (WRITE...), or None if none is declared
+
+This is the middle tier: compiled by numba where the device is native, and called
+from the native loop as a light exit (numba_tier.py). Functions of the same file
+may be called; nothing may be allocated, printed or kept. Everywhere else the
+functions are run as they are (plain_functions.py), and so is an access that
+the compiled one could not serve: errors are reported alike, and cost a heavy
+exit. Numbers are 64 bits wide, so mask what may grow beyond (`x << 13 & MASK`).
+In a device with a register of 8 bytes of this tier, `value` is unsigned to numba,
+as is every read that may exceed 2**63 - 1: there, +, -, *, &, |, ^, << are as in
+Python after a mask, but compare, divide and shift down only what is unsigned on
+both sides (numpy.uint64) or fits in 63 bits. examples/scratch.dev shows one.
 
 Non-goals: sandboxing. The file is as trusted as the program that loads it.
 """

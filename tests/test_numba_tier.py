@@ -356,6 +356,35 @@ def test_a_file_that_cannot_be_compiled_is_refused_with_place_and_reason(tmp_pat
     assert machine.devices == {}
 
 
+WIDE = DEVICE.replace("u8", "u64").replace("size 4", "size 8")
+FLOATS = {
+    "in the handler": WRITE + "if value == 0: value = 1\n    return (value,)",
+    "in a comparison": WRITE + "y = max(value, x + 3)\n    return (1 if y > 2**53 else 0,)",
+    "in a helper": "def g(x):\n    return 1 if max(x, 3) > 2**53 else 0\n" + WRITE + "return (g(value),)",
+}
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_function_that_numba_would_compute_in_floats_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "f.py").write_text(FLOATS[name])
+    (tmp_path / "d.dev").write_text(WIDE)
+    with pytest.raises(
+        MachineError, match=r"f\.py:1: f_write is given .* numba takes for floats \(.*numpy\.uint64"
+    ):
+        Machine().add(tmp_path / "d.dev")
+
+
+def test_numbers_of_64_bits_may_be_made_of_numpys(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(
+        "import numpy\n" + WRITE + "if value == 0: value = numpy.uint64(1)\n    return (value,)"
+    )
+    (tmp_path / "d.dev").write_text(WIDE)
+    for name in WAYS:
+        way = Way(name, tmp_path / "d.dev")
+        way.write(0, 8, 0)
+        assert (way.instance.get("x"), way.machine.failures) == (1, [])
+
+
 def test_functions_take_no_options(tmp_path: Path) -> None:
     (tmp_path / "f.py").write_text(READ + "return x")
     (tmp_path / "d.dev").write_text(DEVICE)
