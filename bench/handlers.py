@@ -74,6 +74,7 @@ def _program(channel: int, mode: int, count: int) -> tuple[Access, ...]:
 
 SOUND = (Access("b", 0, value=3), *_program(2, 3, 1193))
 TICK = _program(0, 2, 0)
+RUNNING = (Access("mmio", 0x10, 4, 1),)
 
 WORKLOADS: dict[str, tuple[str, Workload]] = {
     "i8254 count, mode 2": (
@@ -99,6 +100,26 @@ WORKLOADS: dict[str, tuple[str, Workload]] = {
     "acpi_pm timer": (
         "TMR_VAL, 4 bytes",
         Workload("acpi_pm", (), (Access("io", 8, 4),)),
+    ),
+    "hpet main counter, 8 bytes": (
+        "the main counter",
+        Workload("hpet", RUNNING, (Access("mmio", 0xF0, 8),)),
+    ),
+    "hpet main counter, 4 bytes": (
+        "the main counter's low half",
+        Workload("hpet", RUNNING, (Access("mmio", 0xF0, 4),)),
+    ),
+    "hpet comparator": (
+        "timer 1's comparator",
+        Workload("hpet", RUNNING, (Access("mmio", 0x128, 8),)),
+    ),
+    "mc146818 register A": (
+        "register A, polled for UIP",
+        Workload("mc146818", (Access("io", 0, value=0x0A),), (Access("io", 1),)),
+    ),
+    "mc146818 register C": (
+        "register C, the flags of each 976 us cleared",
+        Workload("mc146818", (Access("io", 0, value=0x0C),), (Access("io", 1),)),
     ),
 }
 
@@ -148,8 +169,9 @@ _WRITE = ctypes.CFUNCTYPE(
 _INIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
 _SIZE = ctypes.CFUNCTYPE(ctypes.c_uint64)
 
-PARAMETER = {"i8254": 1_193_182, "acpi_pm": 0}
-"""The one parameter that each device keeps in its state: hz, wide."""
+PARAMETER = {"i8254": 1_193_182, "acpi_pm": 0, "hpet": 100_000_000, "mc146818": 0}
+"""The parameter that each C twin is made with: hz, wide, hz, date."""
+TWINS = {"i8254": "reference.c", "acpi_pm": "reference.c", "hpet": "timers.c", "mc146818": "timers.c"}
 
 
 @cache
@@ -167,7 +189,7 @@ def native(device: str) -> Side:
 
 def in_c(device: str) -> Side:
     """The C twin."""
-    twin = library("reference.c")
+    twin = library(TWINS[device])
 
     def symbol(name: str) -> int:
         return ctypes.cast(twin[f"c_{device}_{name}"], ctypes.c_void_p).value or 0
@@ -183,6 +205,18 @@ def in_c(device: str) -> Side:
 
 REGIONS = {"i8254": (("pit", 6), ("pit", 4), ("b", 1)), "acpi_pm": (("io", 14),)}
 """Where random accesses go: a region, and the offsets from 0 on."""
+POLLED: dict[str, tuple[tuple[Access, ...], tuple[Access, ...]]] = {
+    "hpet": (
+        RUNNING,
+        tuple(
+            Access("mmio", at, width)
+            for at, width in ((0xF0, 8), (0xF0, 4), (0xF4, 4), (0, 8), (4, 4), (0x10, 8), (0x20, 4), (0x108, 8),
+                              (0x128, 4), (0x100, 8), (0x110, 8), (0x160, 8), (0xF2, 4), (0xF0, 2))
+        ),
+    ),
+    "mc146818": ((), tuple(Access("io", 0, value=index) for index in (0x0A, 0x0B, 0x0C, 0x0D)) + (Access("io", 1),) * 8),
+}  # fmt: skip
+"""Devices of which C has the polled registers only: what is done once, and the accesses to choose from."""
 WIDTHS = (1, 1, 1, 2, 4, 8, 3)
 STEPS = (0, 1, 400, 838, 5_000, 60_000, 3_000_000, 90_000_000, 3_000_000_000)
 
@@ -194,9 +228,7 @@ def agree(device: str, accesses: int, seed: int = 1) -> None:
     now = START
     for number in range(accesses):
         now += chance.randrange(chance.choice(STEPS) + 1)
-        region, size = chance.choice(REGIONS[device])
-        value = chance.choice((None, None, chance.getrandbits(8), chance.getrandbits(64)))
-        access = Access(region, chance.randrange(size), chance.choice(WIDTHS), value)
+        access = _any(device, chance, number)
         answers = [side.do(access, now) for side in sides]
         seen = [(a, s.header.lines, s.header.rises) for a, s in zip(answers, sides, strict=True)]
         if seen[0] != seen[1]:
@@ -204,6 +236,16 @@ def agree(device: str, accesses: int, seed: int = 1) -> None:
                 f"{device}, access {number} of seed {seed} at {now} ns: {access}: "
                 f"(answer, lines, rises) native {seen[0]}, C {seen[1]}"
             )
+
+
+def _any(device: str, chance: random.Random, number: int) -> Access:
+    """The next access at random: any, or one of those that the C twin has."""
+    if device in POLLED:
+        first, then = POLLED[device]
+        return first[number] if number < len(first) else chance.choice(then)
+    region, size = chance.choice(REGIONS[device])
+    value = chance.choice((None, None, chance.getrandbits(8), chance.getrandbits(64)))
+    return Access(region, chance.randrange(size), chance.choice(WIDTHS), value)
 
 
 @cache
