@@ -179,7 +179,7 @@ def _changed(module: ir.Module, layouts: dict[int, Layout], path: Path, span: Sp
     elif version not in layouts:
         yield Diagnostic(
             "E702", f"{path.name} does not record checkpoint {version}", span,
-            f"'devc check --lock {path.with_suffix('.dev').name}' adds it",
+            f"'devc check --lock {path.with_suffix('.dev')}' adds it",
         )  # fmt: skip
     elif layouts[version] != present:
         yield Diagnostic(

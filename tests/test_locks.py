@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from devc.cli.check import check
 from devc.compiler import image, locks
-from devc.compiler.driver import DeviceType, load
+from devc.compiler.driver import DEVICES, DeviceType, load
 from devc.compiler.locks import LockError
 from devc.runtime.instance import ImageError, Instance
 from devc.runtime.machine import Machine, instantiate
@@ -97,6 +97,24 @@ def busy(path: Path, engine: str, level: int = 150) -> tuple[Instance, bytes]:
 # --- locks ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in DEVICES.glob("*.dev")))
+def test_the_shipped_devices_locks_are_current(name: str) -> None:
+    path = locks.beside(DEVICES / f"{name}.dev")
+    mend = f"devc check --lock {name}"
+    assert path.exists(), f"devices/{name}.lock is missing; run: {mend}"
+    found = locks.check(load(name, None).reference_module(), path)
+    wrong = "; ".join(f"{d.message}; {d.help}" for d in found if d.severity == "error")
+    assert not wrong, (
+        f"devices/{name}.lock: {wrong}\n"
+        f"If images of it were released, raise the checkpoint of {name}.dev, add a step, and run: {mend}\n"
+        f"If none was, run: rm devices/{name}.lock && {mend}"
+    )
+
+
+def test_a_lock_for_every_shipped_device_and_no_other() -> None:
+    assert {p.stem for p in DEVICES.glob("*.lock")} == {p.stem for p in DEVICES.glob("*.dev")}
+
+
 def test_a_lock_reads_back_as_it_was_written(file: Path) -> None:
     module = load(file, None).module
     assert locks.read(locks.beside(file), "dial") == {1: image.layout(module)}
@@ -153,7 +171,7 @@ def test_a_new_checkpoint_is_an_error_until_it_is_locked(
     file.write_text(SECOND_STEP)
     assert check([file]) == 1
     assert "E702" in (said := capsys.readouterr().err)
-    assert "'devc check --lock dial.dev' adds it" in said
+    assert f"'devc check --lock {file}' adds it" in said
     assert check([file], lock=True) == 0
     assert check([file]) == 0
 
