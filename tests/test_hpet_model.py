@@ -152,9 +152,16 @@ class Pair:
         assert hpet.every_rise() == model.rises, told
 
     def step(self, ticks: int) -> None:
-        for _ in range(ticks):
-            self.model.tick()
-        self.hpet.wait(ticks)
+        """Let ticks pass; the device's deadline must not be later than the first edge in them."""
+        hpet, model = self.hpet, self.model
+        before = model.levels, dict(model.rises)
+        first = None
+        for passed in range(1, ticks + 1):
+            model.tick()
+            if first is None and (model.levels, model.rises) != before:
+                first = hpet.ns(hpet.tick + passed)
+        assert first is None or hpet.device.deadline <= first, model
+        hpet.wait(ticks)
 
     def act(self, rng: random.Random) -> str:
         """One random access, or some time."""

@@ -122,9 +122,15 @@ class Pair:
         self.rtc, self.model = Rtc(engine, START, update), Model(update)
 
     def wait(self, ticks: int) -> None:
-        for _ in range(ticks):
-            self.model.tick()
-        self.rtc.wait(ticks)
+        """Let ticks pass; the device's deadline must not be later than the line's first edge in them."""
+        rtc, model = self.rtc, self.model
+        before, first = model.flags & IRQF, None
+        for passed in range(1, ticks + 1):
+            model.tick()
+            if first is None and model.flags & IRQF != before:
+                first = rtc.ns(rtc.tick + passed)
+        assert first is None or rtc.device.deadline <= first, model
+        rtc.wait(ticks)
 
     def compare(self, history: list[str]) -> None:
         told = "; ".join(history)
