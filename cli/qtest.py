@@ -176,6 +176,13 @@ def _mon(settings: Settings, value: str) -> None:
         settings.notes.append(f"-mon {value}: only mode=control (QMP) is served")
 
 
+def _object(settings: Settings, value: str) -> None:
+    """A monitor as QEMU's newest libqtest asks for it; other objects are none of ours."""
+    properties = _properties(value, "qom-type")
+    if properties.get("qom-type") == "monitor-qmp":
+        settings.monitors.append(f"chardev:{properties.get('chardev', '')}")
+
+
 def _qmp(settings: Settings, value: str) -> None:
     settings.monitors.append(value)
 
@@ -232,6 +239,7 @@ _WITH_VALUE: dict[str, Callable[[Settings, str], None]] = {
     "m": _memory,
     "chardev": _chardev,
     "mon": _mon,
+    "object": _object,
     "qmp": _qmp,
     "device": _device,
     "rtc": _rtc,
@@ -244,7 +252,7 @@ _ALONE: dict[str, Callable[[Settings], None]] = {
 }
 _QUIET_WITH_VALUE = """
     accel append audio audiodev bios boot cpu d D display icount initrd k kernel L monitor msg name
-    net netdev nic object overcommit parallel pidfile sandbox seed serial smbios smp trace usbdevice uuid
+    net netdev nic overcommit parallel pidfile run-with sandbox seed serial smbios smp trace usbdevice uuid
     vga vnc watchdog-action
 """
 _QUIET_ALONE = """
@@ -306,7 +314,7 @@ def _number(option: str, text: str) -> int:
         raise OptionError(f"{option} is not a number") from None
 
 
-def _board_settings(settings: Settings) -> dict[str, dict[str, int]]:
+def board_settings(settings: Settings) -> dict[str, dict[str, int]]:
     """The parameters of the board's devices. Raises OptionError."""
     from ..compiler.driver import load
 
@@ -372,7 +380,7 @@ def _run(settings: Settings, stop: int) -> None:
             machine,
             session.interrupt,
             hpet=settings.hpet,
-            settings=_board_settings(settings),
+            settings=board_settings(settings),
         )
         for driver, properties in settings.devices:
             if _is_ours(driver):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from .golden_compare import COMPARISONS, check, differences
 from .golden_report import UNEXPLAINED, Difference, explain, match_edges
 from .golden_traces import DEVICES, Answers, Edge, Trace, echo, recorded, replay
 
+MANUAL = Path(__file__).parents[1] / "docs" / "qtest.md"
 TICK = 839
 REFERENCE_SEEDS = (1,)
 """Recordings that the reference engine replays too; it is slow and the engines agree elsewhere."""
@@ -44,6 +46,9 @@ def test_every_difference_from_a_full_recording_has_a_known_cause(device: str) -
         answers, found = differences(trace)
         unexplained = [difference for difference in found if difference.cause == UNEXPLAINED]
         assert not unexplained, explain(trace, answers, unexplained[0])
+        assert not [each.cause for each in found if each.cause not in MANUAL.read_text()], (
+            "the manual lists them"
+        )
 
 
 # --- the recordings ---------------------------------------------------------

@@ -11,43 +11,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from devc.cli import qtest as command
-from devc.runtime.hosts import board as boards
-from devc.runtime.hosts.memory import PAGE, Memory
 from devc.runtime.hosts.qmp import BUFFER_LIMIT, Qmp, Quit
-from devc.runtime.hosts.qtest import TRANSFER_LIMIT, Qtest
+from devc.runtime.hosts.qtest import TRANSFER_LIMIT
 from devc.runtime.hosts.qtest_channels import QtestPeer
-from devc.runtime.machine import Machine
 
 from .golden_traces import recorded
+from .qtest_talk import Talk
 
 PROGRAM = "import sys; from devc.cli.qtest import qtest; sys.exit(qtest(sys.argv[1:]))"
 PATIENCE = 20
-
-
-class Talk:
-    """A session in this process: say a command, get all lines it caused."""
-
-    def __init__(self, board: str = "pc", ram: int = 1 << 20) -> None:
-        self.lines: list[str] = []
-        self.machine = Machine()
-        memory = Memory(ram)
-        self.session = Qtest(self.machine, memory, self.lines.append)
-        boards.build(boards.find(board), self.machine, self.session.interrupt)
-        self.machine.claim("RAM", "mmio", 0, ram, memory.read, memory.write)
-
-    def __call__(self, line: str) -> list[str]:
-        self.lines.clear()
-        self.session.execute(line)
-        return list(self.lines)
-
-    def enable_pm_timer(self) -> None:
-        for line in ("outl 0xcf8 0x80000b40", "outl 0xcfc 0x601", "outl 0xcf8 0x80000b80", "outb 0xcfc 1"):
-            assert self(line) == ["OK"]
 
 
 @pytest.fixture
@@ -194,91 +172,6 @@ def test_a_recording_replayed_over_the_protocol_gives_the_recorded_lines() -> No
         assert [line for line in lines if not line.endswith(" 0") or line.startswith("OK")] == expected, at
 
 
-# --- the board --------------------------------------------------------------
-
-
-def test_the_pm_timer_stands_where_the_chipset_s_registers_put_it(talk: Talk) -> None:
-    assert talk("inl 0x608") == ["OK 0xffffffff"]
-    talk.enable_pm_timer()
-    assert talk("inl 0x608") == ["OK 0x0000"]
-    talk("outl 0xcf8 0x80000b40")
-    assert talk("inl 0xcfc") == ["OK 0x0601"]
-    assert talk("outw 0xcfc 0xb001") == ["OK"]
-    assert talk("inl 0x608") == ["OK 0xffffffff"]
-    assert talk("inl 0xb008") == ["OK 0x0000"]
-    talk("outl 0xcf8 0x80000b80")
-    talk("outb 0xcfc 0")
-    assert talk("inl 0xb008") == ["OK 0xffffffff"]
-
-
-def test_on_q35_the_lpc_bridge_places_the_pm_timer() -> None:
-    talk = Talk("q35")
-    for line in ("outl 0xcf8 0x8000f840", "outl 0xcfc 0x601", "outl 0xcf8 0x8000f844", "outb 0xcfc 0x80"):
-        talk(line)
-    assert talk("inl 0x608") == ["OK 0x0000"]
-
-
-def test_a_guest_that_puts_the_pm_timer_onto_the_pit_gets_no_pm_timer(talk: Talk) -> None:
-    talk("outl 0xcf8 0x80000b80")
-    talk("outb 0xcfc 1")
-    talk("outl 0xcf8 0x80000b40")
-    for base in range(0, 0x10000, 0x40):
-        assert talk(f"outl 0xcfc {base | 1:#x}") == ["OK"]
-    talk("outl 0xcfc 0x41")
-    assert talk("inb 0x48") == ["OK 0x00ff"]
-    talk("outl 0xcfc 0x601")
-    assert talk("inl 0x608") == ["OK 0x0000"]
-
-
-def test_configuration_space_is_defined_everywhere(talk: Talk) -> None:
-    assert talk("inl 0xcf8") == ["OK 0x0000"]
-    talk("outl 0xcf8 0x80000b00")
-    assert talk("inl 0xcf8") == ["OK 0x80000b00"]
-    assert talk("inl 0xcfc") == ["OK 0x71138086"]
-    assert talk("inw 0xcfe") == ["OK 0x7113"]
-    assert talk("inb 0xcf9") == ["OK 0x00ff"]
-    talk("outl 0xcfc 0xffffffff")
-    assert talk("inl 0xcfc") == ["OK 0x71138086"]
-    for address in ("0x80010b00", "0x80ff0000", "0x0b00", "0xffffffff"):
-        talk(f"outl 0xcf8 {address}")
-        for width in "bwl":
-            assert talk(f"in{width} 0xcfc")[0].startswith("OK 0x")
-            assert talk(f"out{width} 0xcfc 0xffffffff") == ["OK"]
-
-
-@pytest.mark.parametrize("name", ["pc", "q35", "isapc", "none", "pc-i440fx-7.2", "pc-q35-7.2"])
-def test_machines_are_found_by_qemu_s_names(name: str) -> None:
-    boards.find(name)
-
-
-def test_an_unknown_machine_is_refused_with_those_there_are() -> None:
-    with pytest.raises(boards.BoardError, match="no machine 'microvm'; there are: pc, q35, isapc, none"):
-        boards.find("microvm")
-
-
-def test_lines_on_one_interrupt_input_are_ored() -> None:
-    seen: list[tuple[int, int]] = []
-    machine = Machine()
-    interrupts = boards.Interrupts(lambda number, level, now: seen.append((number, level)))
-    for name, base in (("one", 0x600), ("two", 0x700)):
-        device = machine.add("acpi_pm", name, base=base)
-        interrupts.connect(machine, device, {"sci": 9})
-        machine.write("io", base + 2, 2, 1)
-    machine.step(2344 * 10**6)
-    machine.write("io", 0x600, 2, 1)
-    assert seen == [(9, 1)]
-    machine.write("io", 0x700, 2, 1)
-    assert seen == [(9, 1), (9, 0)]
-
-
-def test_memory_costs_what_is_touched() -> None:
-    memory = Memory(1 << 40)
-    memory.store(5 * PAGE - 2, b"abcd")
-    assert memory.load(5 * PAGE - 3, 6) == b"\0abcd\0"
-    assert len(memory._pages) == 2
-    assert memory.load(0, 3 * PAGE) == bytes(3 * PAGE)
-
-
 # --- QMP --------------------------------------------------------------------
 
 
@@ -360,6 +253,51 @@ def test_qemu_s_options_are_understood_or_accepted() -> None:
     assert settings.notes == ["-frobnicate: unknown here, ignored"]
 
 
+def test_the_newest_libqtest_s_way_to_a_monitor_is_understood() -> None:
+    line = (
+        "-qtest unix:/tmp/a.sock -qtest-log /dev/null -chardev socket,path=/tmp/a.qmp,id=char0 "
+        "-object monitor-qmp,id=qmp0,chardev=char0 -display none -audio none -run-with exit-with-parent=on "
+        "-object memory-backend-ram,id=ram,size=1M -rtc clock=vm -accel qtest"
+    )
+    settings = command.parse(line.split())
+    assert (settings.monitors, settings.notes) == (["chardev:char0"], [])
+
+
+def test_the_hpet_can_be_left_out() -> None:
+    assert command.parse([]).hpet
+    for line in ("-machine q35,hpet=off", "-no-hpet", "-M hpet=off"):
+        assert not command.parse(line.split()).hpet
+
+
+def parameters(line: str) -> dict[str, dict[str, int]]:
+    return command.board_settings(command.parse(line.split()))
+
+
+def test_global_sets_parameters_of_the_board_s_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    found = parameters(
+        "-global mc146818.update=65 -global driver=mc146818rtc,property=locked,value=on "
+        "-global hpet.timers=0x8 -global isa-pit.hz=1193181 -global ne2k_isa.irq=9"
+    )
+    del found["mc146818"]["date"]
+    assert found == {
+        "mc146818": {"update": 65, "locked": 1},
+        "hpet": {"timers": 8},
+        "i8254": {"hz": 1193181},
+        "acpi_pm": {},
+    }
+    assert capsys.readouterr().err == "", "devices of QEMU's that there are not are none of ours"
+    parameters("-global mc146818rtc.lost_tick_policy=slew")
+    assert "ignored; it has: base, date, update, locked" in capsys.readouterr().err
+
+
+def test_the_date_is_the_host_s_or_what_is_asked_for() -> None:
+    assert abs(parameters("")["mc146818"]["date"] - time.time()) < PATIENCE
+    assert parameters("-rtc base=2026-01-31T23:59:50")["mc146818"]["date"] == 1769903990
+    assert parameters("-rtc base=1970-01-02,clock=vm")["mc146818"]["date"] == 86400
+    local = datetime.now().replace(tzinfo=UTC).timestamp()
+    assert abs(parameters("-rtc base=localtime")["mc146818"]["date"] - local) < PATIENCE
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("128", 128 << 20), ("64K", 64 << 10), ("1G", 1 << 30), ("size=2M", 2 << 20), ("9G", 3 << 30)],
@@ -375,6 +313,10 @@ def test_memory_sizes(text: str, size: int) -> None:
         ("-qtest", "-qtest needs a value"),
         ("disk.img", "'disk.img' is not an option"),
         ("-rtc base=tomorrow", "a date is utc, localtime or one from 1970 on, e.g."),
+        ("-rtc base=1969-12-31", "one from 1970 on"),
+        ("-global update=65", "it takes DEVICE.PARAM=VALUE, e.g. mc146818.update=65"),
+        ("-global mc146818.update=long", "mc146818.update=long is not a number"),
+        ("-global mc146818.update=66", "mc146818: the parameter update takes 0..65, not 66"),
         ("-m lots", "a size is a number with K, M or G"),
         ("-chardev socket,path=x", "needs an id=ID"),
         ("-qtest tcp:localhost:1", "use stdio, unix:PATH"),
@@ -441,6 +383,15 @@ def test_over_stdio_it_answers_and_ends_with_its_input(start: Any) -> None:
     out, err = process.communicate("endianness\noutb 0x43 0x34\nbogus\nclock_step 100\n", timeout=PATIENCE)
     assert out.splitlines() == ["OK little", "OK", "FAIL Unknown command 'bogus'", "OK 100"]
     assert (process.returncode, err) == (0, "")
+
+
+def test_it_reads_commands_from_a_file(tmp_path: Path) -> None:
+    commands = tmp_path / "commands"
+    commands.write_text("outb 0x70 0x32\ninb 0x71\n")
+    with commands.open() as stdin:
+        line = [sys.executable, "-c", PROGRAM, "-rtc", "base=2026-01-31"]
+        done = subprocess.run(line, stdin=stdin, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr, done.returncode) == ("OK\nOK 0x0020\n", "", 0)
 
 
 def test_it_starts_and_ends_as_libqtest_expects(start: Any, tmp_path: Path) -> None:

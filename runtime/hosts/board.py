@@ -157,19 +157,17 @@ def build(
     settings = settings or {}
     has_hpet = hpet and board.hpet is not None
     if has_hpet:
-        timers = machine.add(HPET, None, **{**(board.hpet or {}), **settings.get(HPET, {})})
+        timers = machine.add(HPET, None, python=None, **{**(board.hpet or {}), **settings.get(HPET, {})})
         interrupts.connect(machine, timers, {f"irq[{n}]": n for n in range(HPET_INPUTS)})
     for part in board.parts:
-        device = machine.add(
-            part.device, None, python=None, **{**part.params, **settings.get(part.device, {})}
-        )
+        params = {**part.params, **settings.get(part.device, {})}
+        device = machine.add(part.device, None, python=None, **params)
         for line, target in part.lines.items():
-            if isinstance(target, int):
-                interrupts.connect(machine, device, {line: target})
-            elif has_hpet:
-                machine.wire(f"{device.name}.{line}", target[0])
+            through, number = target if isinstance(target, tuple) else ("", target)
+            if through and has_hpet:
+                machine.wire(f"{device.name}.{line}", through)
             else:
-                interrupts.connect(machine, device, {line: target[1]})
+                interrupts.connect(machine, device, {line: number})
     if board.functions:
         _claim_configuration(board, machine)
     return interrupts
