@@ -22,6 +22,7 @@ from ..dsl.diagnostics import NOWHERE, Reject, Span
 from . import arithmetic as a
 from . import ir
 from .scope import Place, RegDef
+from .touched import NOTED
 
 if TYPE_CHECKING:
     from .elaborate import Unit
@@ -230,14 +231,24 @@ class Decoder(ABC):
         """Serve an access of a whole register; go on with any other."""
         by_width: list[tuple[tuple[int, ...], ir.Block]] = []
         for width in widths:
-            cases = tuple(
+            cases = [
                 (group.offsets(), self.there(group.members[0], group.place(OFFSET), self.whole))
                 for group in self.layout.groups
                 if group.reg.width == width
-            )
+            ]
+            # guests of 32 bits read a 64-bit register by its lanes, in loops too
+            cases += [
+                (group.offsets(byte), self.there(group.members[0], group.place(OFFSET), self._lane(byte)))
+                for group in self.layout.groups
+                if group.reg.tree.hot and group.reg.width > group.reg.lanes == width > 1
+                for byte in range(0, group.reg.width, width)
+            ]
             if cases:
-                by_width.append(((width,), (ir.Switch(OFFSET, cases),)))
+                by_width.append(((width,), (ir.Switch(OFFSET, tuple(cases)),)))
         return [ir.Switch(WIDTH, tuple(by_width))] if by_width else []
+
+    def _lane(self, byte: int) -> Callable[[RegDef, Place], ir.Block]:
+        return partial(self.piece, within=ir.Const(byte))
 
     def _pieces(self) -> list[ir.Stmt]:
         """Serve an access that lies in one register; go on with any other."""
@@ -395,10 +406,14 @@ class Reading(Decoder):
             return [], None
         kind = ir.Range(0, 2 ** (8 * reg.width) - 1)
         given = (*place, mask) if reg.masked_read else place
-        out: list[ir.Stmt] = [ir.Let(name, ir.Call(function, given, kind))]
-        if self.unit.touching.touches(function):
-            out.append(ir.Do(self.unit.call("commit")))
-        return out, ir.Var(name, kind)
+        if not self.unit.touching.touches(function):
+            return [ir.Let(name, ir.Call(function, given, kind))], ir.Var(name, kind)
+        self.unit.note_reads()
+        noting = self.unit.touching.reading(function)
+        commit = ir.If(ir.Load(NOTED, (), ir.BOOL), (ir.Do(self.unit.call("commit")),))
+        return [ir.Store(NOTED, (), a.FALSE), ir.Let(name, ir.Call(noting, given, kind)), commit], ir.Var(
+            name, kind
+        )
 
     def whole(self, reg: RegDef, place: Place) -> ir.Block:
         index = self.python(reg)

@@ -65,7 +65,7 @@ from .scope import (
 )
 from .settling import Settling
 from .statements import Statements
-from .touched import Touching, reachable
+from .touched import NOTED, Touching, reachable
 from .verify import verify
 from .windows import Windows
 
@@ -177,6 +177,11 @@ class Unit:
             tuple(self.pythons.parts),
             reachable(self.functions, *(upgrade.function for upgrade in upgrades)), upgrades,
         )  # fmt: skip
+
+    def note_reads(self) -> None:
+        """Have the slot in which reads note what they touched."""
+        if NOTED not in self.slots:
+            self.slot(self.scope, NOTED, TypeInfo(ir.BOOL, 1), kind="derived")
 
     # --- what the parts of the elaboration share -----------------------------------
 

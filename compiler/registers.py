@@ -265,13 +265,19 @@ class Registers:
             body = [ir.Return(value)]
             effects = self._read_effects(reg, scope)
             if effects:
-                body = [ir.Let("before", value), *effects, ir.Return(ir.Var("before", value.type))]
+                # most reads of a flag register in a loop find nothing to clear
+                changes: ir.Expr = a.FALSE
+                for store in effects:
+                    kept = ir.Load(store.slot, scope.place, self.unit.slots[store.slot].type)
+                    changes = a.either(changes, a.binary("ne", kept, store.value))
+                clear = ir.If(changes, tuple(effects))
+                body = [ir.Let("before", value), clear, ir.Return(ir.Var("before", value.type))]
         mask = (("mask", kind),) if reg.masked_read else ()
         self.unit.function(f"{reg.function}.read", (*scope.parameters, *mask), kind, body, reg.span.line)
 
-    def _read_effects(self, reg: RegDef, scope: Scope) -> list[ir.Stmt]:
+    def _read_effects(self, reg: RegDef, scope: Scope) -> list[ir.Store]:
         """rclr and rset, in the lanes that are read."""
-        out: list[ir.Stmt] = []
+        out: list[ir.Store] = []
         for cell in cells(reg):
             if cell.access.on_read and cell.slot is not None:
                 ones = cell.type.range.hi

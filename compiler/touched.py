@@ -3,14 +3,16 @@
 After a write, lines, counters, deadlines and observers must follow (`commit`),
 but not if the path taken stored nothing that they depend on: a counter latch
 command changes neither. `touching` makes a variant of a handler, and of the
-procedures it calls, whose result is just that.
+procedures it calls, whose result is just that; `reading` one of a handler that
+returns a value, which leaves the answer in a slot.
 
-Non-goals: whether a store changed the value; handlers that return a value.
+Non-goals: whether a store changed the value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from . import arithmetic as a
 from . import ir
@@ -20,6 +22,9 @@ SUFFIX = ".touches"
 FLAG = ir.Var("it touched", ir.BOOL)  # no name of the language has a space
 CALLED = ir.Var("callee touched", ir.BOOL)
 _SET = ir.Let(FLAG.name, a.TRUE)
+NOTED = "touched by a read"
+"""The slot in which a read's variant leaves whether it touched anything."""
+_NOTE = ir.Store(NOTED, (), a.TRUE)
 
 
 class Touching:
@@ -43,6 +48,42 @@ class Touching:
             body = (ir.Let(FLAG.name, a.FALSE), *self._block(plain.body), ir.Return(FLAG))
             self._functions[variant] = ir.Function(variant, plain.params, ir.BOOL, body, line=plain.line)
         return variant
+
+    def reading(self, name: str) -> str:
+        """The variant of a function with a result; it sets the slot NOTED where it touches."""
+        variant = name + SUFFIX
+        if variant not in self._functions:
+            plain = self._functions[name]
+            body = self._noting(plain.body)
+            self._functions[variant] = ir.Function(variant, plain.params, plain.result, body, line=plain.line)
+        return variant
+
+    def _noting(self, block: ir.Block) -> ir.Block:
+        return tuple(after for statement in block for after in self._noted(statement))
+
+    def _noted(self, statement: ir.Stmt) -> Iterator[ir.Stmt]:
+        match statement:
+            case ir.If(test, then, orelse):
+                yield ir.If(test, self._noting(then), self._noting(orelse))
+            case ir.Switch(value, cases, default):
+                arms = tuple((values, self._noting(body)) for values, body in cases)
+                yield ir.Switch(value, arms, self._noting(default))
+            case ir.Repeat(times, body):
+                yield ir.Repeat(times, self._noting(body))
+            case ir.Do(call) if self.touches(call.function) and self._functions[call.function].result is None:
+                yield ir.Let(CALLED.name, replace(call, function=self.touching(call.function), type=ir.BOOL))
+                yield ir.If(CALLED, (_NOTE,))
+            case ir.Return(ir.Call() as call) if self.touches(call.function):
+                yield ir.Return(replace(call, function=self.reading(call.function)))
+            case ir.Let(name, ir.Call() as call) if self.touches(call.function):
+                yield ir.Let(name, replace(call, function=self.reading(call.function)))
+            case ir.Store(slot=slot) if slot in self._watched:
+                yield statement
+                yield _NOTE
+            case _:
+                if any(self.touches(f) for f in calls(statement)):
+                    yield _NOTE
+                yield statement
 
     def _block(self, block: ir.Block) -> ir.Block:
         return tuple(after for statement in block for after in self._statement(statement))
