@@ -59,10 +59,12 @@ device odd(base: port = 0x300):
 """
 ODD_PY = '''
 """Fails in every way that a handler can."""
+import numpy
 import zlib  # what is not used need not compile
 
 M = 0xFFFF_FFFF_FFFF_FFFF
 TABLE = (10, 20, 30)
+ARRAY = numpy.array([1, 2, 3])
 
 def part_read(now, offset, width, small):
     if small == 7:
@@ -71,7 +73,7 @@ def part_read(now, offset, width, small):
 
 def divided(small):
     assert small != 8, f"eight is not {small}"
-    return TABLE[small % 5] + 100 // (small - 6)
+    return TABLE[small % 5] + 100 // (small - 6) + ARRAY[small // 30]
 
 def part_write(now, offset, width, value, small):
     return (value,)
@@ -177,6 +179,8 @@ def test_what_needs_all_of_64_bits_is_the_same_on_every_way(odd: Way) -> None:
     assert (odd.instance.get("big"), odd.machine.failures) == (0, [])
     odd.write(8, 8, 2**64 - 1)
     assert odd.instance.get("big") == 2**64 - 1
+    if odd.vmm is not None:
+        assert odd.counts() == {("q", "read"): (5, 0), ("q", "write"): (2, 0)}
 
 
 def test_an_instant_that_machine_integers_cannot_hold_is_left_to_the_interpreter(odd: Way) -> None:
@@ -240,10 +244,11 @@ def test_a_guest_is_served_by_compiled_handlers_without_python(host: str) -> Non
 @pytest.mark.parametrize(
     ("small", "kind", "message", "where"),
     [
-        (7, "ValueError", "seven at 3", "odd.py:10"),
-        (8, "AssertionError", "eight is not 8", "odd.py:14"),
-        (6, "ZeroDivisionError", "integer division or modulo by zero", "odd.py:15"),
-        (13, "IndexError", "tuple index out of range", "odd.py:15"),
+        (7, "ValueError", "seven at 3", "odd.py:12"),
+        (8, "AssertionError", "eight is not 8", "odd.py:16"),
+        (6, "ZeroDivisionError", "integer division or modulo by zero", "odd.py:17"),
+        (13, "IndexError", "tuple index out of range", "odd.py:17"),
+        (90, "IndexError", "index 3 is out of bounds for axis 0 with size 3", "odd.py:17"),
     ],
 )
 def test_a_handler_that_raises_is_reported_with_its_place(
