@@ -133,7 +133,6 @@ uint64_t c_hpet_size(void)
 /* --- mc146818 -------------------------------------------------------------- */
 
 #define XTAL 32768u
-#define UPDATE 65u /* ticks of the divider that an update takes */
 
 struct mc146818 {
     struct header h;
@@ -142,13 +141,32 @@ struct mc146818 {
     uint64_t pf_due, uf_due; /* ns */
     uint64_t epoch, tick;
     uint16_t base;
-    uint8_t index, upper, rs, dv, b;
-    bool pf, af, uf, idle, nmi;
+    uint8_t index, upper_index, rs, dv, b;
+    uint8_t update; /* ticks of the divider that an update takes, at 32,768 Hz */
+    bool pf, af, uf, idle, nmi, counting;
+    uint8_t cmos[128], upper[128]; /* the time, the alarm and the RAM */
 };
 
 static inline uint32_t divider(const struct mc146818 *s, uint64_t now)
 {
+    if (!s->counting)
+        return s->base;
     return (s->base + ticks(now - s->epoch, XTAL) - s->tick) & (XTAL - 1);
+}
+
+static inline uint32_t length(const struct mc146818 *s)
+{
+    return s->dv == 2 || s->update < 8 ? s->update : 8;
+}
+
+static inline bool updating(const struct mc146818 *s, uint64_t now)
+{
+    uint32_t d;
+
+    if (s->dv > 2 || s->b & 0x80)
+        return false;
+    d = divider(s, now);
+    return d >= XTAL - 8 || (d < length(s) && !s->idle);
 }
 
 static inline uint8_t flags(const struct mc146818 *s)
@@ -168,7 +186,7 @@ static void rtc_schedule(struct mc146818 *s, uint64_t now)
     uint32_t tap = s->rs > 2 ? s->rs - 1 : s->rs + 6, d = divider(s, now);
 
     s->pf_due = s->rs ? after(s, now, (1u << tap) - (d & ((1u << tap) - 1))) : NEVER;
-    s->uf_due = after(s, now, d < UPDATE ? UPDATE - d : XTAL + UPDATE - d);
+    s->uf_due = after(s, now, d < length(s) ? length(s) - d : XTAL + length(s) - d);
     s->due = s->pf_due < s->uf_due ? s->pf_due : s->uf_due;
 }
 
@@ -200,27 +218,31 @@ static COLD void rtc_settle(struct mc146818 *s, uint64_t now)
 uint64_t c_mc146818_io_read(struct mc146818 *s, uint64_t now, uint32_t offset, uint32_t width)
 {
     uint8_t value;
-    uint32_t d;
 
     if (now >= s->due)
         rtc_settle(s, now);
+    if (offset == 3 && width == 1)
+        return s->upper[s->upper_index];
     if (offset != 1 || width != 1)
         return 0xff;
     switch (s->index) {
     case 0x0a:
-        d = divider(s, now);
-        return (d >= XTAL - 8 || (d < UPDATE && !s->idle)) << 7 | s->dv << 4 | s->rs;
+        return updating(s, now) << 7 | s->dv << 4 | s->rs;
     case 0x0b:
         return s->b;
     case 0x0c:
         value = flags(s);
-        s->pf = s->af = s->uf = false;
-        rtc_line(s);
+        if (value) {
+            s->pf = s->af = s->uf = false;
+            rtc_line(s);
+        }
         return value;
     case 0x0d:
         return 0x80;
+    case 0x37:
+        return s->cmos[0x32];
     }
-    return 0;
+    return s->cmos[s->index];
 }
 
 void c_mc146818_io_write(struct mc146818 *s, uint64_t now, uint32_t offset, uint32_t width, uint64_t value)
@@ -242,7 +264,8 @@ void c_mc146818_init(struct mc146818 *s, uint64_t now, uint64_t date)
     s->rs = 6;
     s->dv = 2;
     s->b = 2;
-    s->idle = true;
+    s->update = 65;
+    s->counting = s->idle = true;
     rtc_schedule(s, now);
     s->h.deadline = NEVER;
 }

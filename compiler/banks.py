@@ -124,14 +124,17 @@ class Banks:
         tree: t.Bank,
     ) -> None:
         index = ir.Var("index", ir.Range(0, bank.size - 1))
-        cases: dict[str, tuple[list[int], ir.Block]] = {}
-        for reg, offset in registers:
-            name = f"{reg.function}.read"
-            value: ir.Expr = ir.Call(name, (), ir.U8) if name in self.unit.functions else ir.Const(gap)
-            cases.setdefault(name, ([], (ir.Return(value),)))[0].append(offset)
-        body: list[ir.Stmt] = (
-            [ir.Switch(index, tuple((tuple(o), b) for o, b in cases.values()))] if cases else []
-        )
+        body: list[ir.Stmt] = []
+        # what guests poll is found by a comparison, the rest through a table
+        for hot in (True, False):
+            cases: dict[str, tuple[list[int], ir.Block]] = {}
+            for reg, offset in registers:
+                name = f"{reg.function}.read"
+                value: ir.Expr = ir.Call(name, (), ir.U8) if name in self.unit.functions else ir.Const(gap)
+                if reg.tree.hot == hot:
+                    cases.setdefault(name, ([], (ir.Return(value),)))[0].append(offset)
+            if cases:
+                body.append(ir.Switch(index, tuple((tuple(o), b) for o, b in cases.values())))
         for ram, offset in rams:
             inside = a.sub(ir.Narrow(index, ir.Range(offset, offset + ram.count - 1)), ir.Const(offset))
             body.append(

@@ -231,21 +231,29 @@ class Decoder(ABC):
         """Serve an access of a whole register; go on with any other."""
         by_width: list[tuple[tuple[int, ...], ir.Block]] = []
         for width in widths:
-            cases = [
-                (group.offsets(), self.there(group.members[0], group.place(OFFSET), self.whole))
-                for group in self.layout.groups
-                if group.reg.width == width
-            ]
-            # guests of 32 bits read a 64-bit register by its lanes, in loops too
-            cases += [
-                (group.offsets(byte), self.there(group.members[0], group.place(OFFSET), self._lane(byte)))
-                for group in self.layout.groups
-                if group.reg.tree.hot and group.reg.width > group.reg.lanes == width > 1
-                for byte in range(0, group.reg.width, width)
-            ]
-            if cases:
-                by_width.append(((width,), (ir.Switch(OFFSET, tuple(cases)),)))
+            # the device's own registers before those of arrays: a few comparisons before a table
+            first, rest = (self._whole_cases(width, arrays) for arrays in (False, True))
+            body = tuple(ir.Switch(OFFSET, cases) for cases in (first, rest) if cases)
+            if body:
+                by_width.append(((width,), body))
         return [ir.Switch(WIDTH, tuple(by_width))] if by_width else []
+
+    def _whole_cases(self, width: int, arrays: bool) -> tuple[tuple[tuple[int, ...], ir.Block], ...]:
+        """For each place of a whole register, or of a hot one's lane, what serves it."""
+        groups = [group for group in self.layout.groups if bool(group.stride) == arrays]
+        cases = [
+            (group.offsets(), self.there(group.members[0], group.place(OFFSET), self.whole))
+            for group in groups
+            if group.reg.width == width
+        ]
+        # guests of 32 bits read a 64-bit register by its lanes, in loops too
+        cases += [
+            (group.offsets(byte), self.there(group.members[0], group.place(OFFSET), self._lane(byte)))
+            for group in groups
+            if group.reg.tree.hot and group.reg.width > group.reg.lanes == width > 1
+            for byte in range(0, group.reg.width, width)
+        ]
+        return tuple(cases)
 
     def _lane(self, byte: int) -> Callable[[RegDef, Place], ir.Block]:
         return partial(self.piece, within=ir.Const(byte))
