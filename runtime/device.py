@@ -48,7 +48,10 @@ class Owner(Protocol):
 
 
 class Device:
-    """An instance with its place on a machine. Made by `Machine.add`."""
+    """An instance with its place on a machine. Made by `Machine.add`.
+
+    `feeds`: for each wire to another device, the line's bit, the device and the slot it drives.
+    """
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Device:
         self.stored = dict(stored)
         self.bases = dict(bases)
         self.python: PythonTier | None = None
-        self.feeds: list[Device] = []
+        self.feeds: list[tuple[int, Device, str]] = []
         self._coalescers: list[Coalescer] = []
         self._held_by: list[Coalescer] = []
         self._watch = 0
@@ -120,7 +123,7 @@ class Device:
         """After wiring: those of its own lines, and of lines that its lines lead to."""
         reached: list[Device] = [self]
         for device in reached:
-            reached += [fed for fed in device.feeds if fed not in reached]
+            reached += [fed for _, fed, _ in device.feeds if fed not in reached]
         own, *others = ([line.coalescer for line in d.lines if line.coalescer] for d in reached)
         self._coalescers = own
         self._held_by = own + [coalescer for found in others for coalescer in found]
@@ -136,6 +139,17 @@ class Device:
         self.instance.settle(now)
         self.instance.set(slot, level)
         self.absorb(Outcome(wrote=True), now)
+
+    def align(self, now: int) -> bool:
+        """After a reset or a restore: give the inputs that its lines drive their levels;
+        whether one had another."""
+        moved = False
+        for bit, driven, slot in self.feeds:
+            level = self.instance.lines >> bit & 1
+            if driven.instance.get(slot) != level:
+                driven.drive(slot, level, now)
+                moved = True
+        return moved
 
     def restart(self, now: int) -> None:
         """After a restore: line levels afresh, every observer told. `attend` must follow."""

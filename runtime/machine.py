@@ -227,7 +227,8 @@ class Machine:
             if not plain:
                 raise MachineError(f"{sink!r} takes every edge of {line}: give no policy for missed ticks")
             driven = self._input(sink)
-            self._device(source.device).feeds.append(self._device(sink.partition(".")[0]))
+            name, _, slot = sink.partition(".")
+            self._device(source.device).feeds.append((source.bit, self._device(name), slot))
             source.connect(driven, self.now)
         elif plain:
             source.connect(sink, self.now)
@@ -409,9 +410,18 @@ class Machine:
         self._restart(now)
 
     def _restart(self, now: int) -> None:
-        for device in self.devices.values():
-            device.restart(now)
-        for device in self.devices.values():
+        """After a reset or a restore: no edge that a line tells on the way is another device's tick."""
+        devices = list(self.devices.values())
+        for _ in devices:
+            if not any([device.align(now) for device in devices]):
+                break
+        attending, self._attending = self._attending, True
+        try:
+            for device in devices:
+                device.restart(now)
+        finally:
+            self._attending = attending
+        for device in devices:
             self.attend(device, now)
 
     # --- saving and restoring ----------------------------------------------
