@@ -38,7 +38,7 @@ def date(*when: int) -> int:
 
 @dataclass(frozen=True)
 class Variant:
-    """Parameters of the board's devices; `start`: virtual ns at power-on."""
+    """Parameters of the board's devices; `start`: virtual ns at power-on; `missed`: a policy for ticks."""
 
     pit_hz: int = 1_193_182
     wide: bool = False
@@ -51,6 +51,12 @@ class Variant:
     locked: bool = True
     start: int = 0
     irq0: int = 2
+    missed: str = ""
+
+    @property
+    def controlled(self) -> list[str]:
+        """Lines that an interrupt controller acknowledges and masks, under the policy `missed`."""
+        return [f"hpet.irq[{line}]" for line in (self.irq0, 8, 16, 20)] if self.missed else []
 
     @property
     def params(self) -> dict[str, dict[str, int]]:
@@ -68,20 +74,21 @@ class Variant:
 
 VARIANTS = (
     Variant(),
-    Variant(timers=32, wide=True, hz=14_318_180, date=date(2099, 12, 31, 23, 59, 57)),
+    Variant(timers=32, wide=True, hz=14_318_180, date=date(2099, 12, 31, 23, 59, 57), missed="catchup"),
     Variant(
-        timers=8,
-        hz=10**9,
-        routes=2**32 - 1,
-        irq0=0,
-        update=0,
-        locked=False,
-        date=date(2000, 2, 28, 23, 59, 58),
+        timers=8, hz=10**9, routes=2**32 - 1, irq0=0, missed="merge",
+        date=date(2000, 2, 28, 23, 59, 58), update=0, locked=False,
     ),
-    Variant(hz=10**7, fsb=False, routes=0xF0, date=date(1987, 4, 26, 1, 59, 56), start=10**18 + 7),
-    Variant(timers=5, hz=33_333_333, pit_hz=1_193_181, date=date(1987, 10, 25, 1, 59, 56), start=838),
+    Variant(
+        hz=10**7, fsb=False, routes=0x10_00F0, missed="discard",
+        date=date(1987, 4, 26, 1, 59, 56), start=10**18 + 7,
+    ),
+    Variant(
+        timers=5, hz=33_333_333, pit_hz=1_193_181, missed="delay",
+        date=date(1987, 10, 25, 1, 59, 56), start=838,
+    ),
     Variant(pit_hz=10**9, hz=999_999_999, update=1, date=250_000_000_000),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

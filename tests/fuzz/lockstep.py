@@ -10,6 +10,7 @@ Every operation is done on both, and the invariants are looked at all the time;
     restore     saving and restoring changes nothing, in either engine's hands
     split       a time step in one go or in several: the same state, the same rises
     bounded     the work of a call does not grow with the time that has passed
+    ticks       all that were due are delivered, dropped, clamped or wait; no two share an instant
     wires       no delivery sets off others without end
 
 Time is not the same for both: where the step says so, one machine takes several
@@ -62,9 +63,29 @@ class Side:
         for device in self.machine.devices.values():
             for line in device.lines:
                 line.connect(self._listener(line.path), self.machine.now)
+        self.controlled = board.variant.controlled
+        self.delivered: dict[str, int] = {}
+        for path in self.controlled:
+            self.machine.wire(path, self._controller(path), missed=board.variant.missed, minimum=0)
 
     def _listener(self, path: str) -> Callable[[int, int], None]:
         return lambda level, now: self.edges.append((path, level, now))
+
+    def _controller(self, path: str) -> Callable[[int, int], None]:
+        def edge(level: int, now: int) -> None:
+            self.edges.append((f"{path} delivered", level, now))
+            if level and self.delivered.get(path) == now:
+                raise Broken("ticks", f"two ticks of {path} are delivered at {now}")
+            if level:
+                self.delivered[path] = now
+
+        return edge
+
+    def controller(self, line: int, act: Callable[[Any, int], None]) -> None:
+        """What an interrupt controller does about one of its lines."""
+        if self.controlled:
+            path = self.controlled[line % len(self.controlled)]
+            act(self.machine.line(path), self.machine.now)
 
     @property
     def devices(self) -> list[Device]:
@@ -157,6 +178,7 @@ class Lockstep:
         for side in self.sides.values():
             side.machine.restore(image)
             side.edges.clear()
+            side.delivered.clear()
         self._told = 0
         self.check(None)
 
@@ -237,6 +259,12 @@ class Lockstep:
         if side.edges[told:]:
             raise Broken("restore", f"delivered edges: {side.edges[told:]}")
         side.adopt(before)
+
+    def ack(self, line: int) -> None:
+        self.both(lambda side: side.controller(line, lambda found, now: found.acknowledge(now)), "an EOI")
+
+    def mask(self, line: int, level: int) -> None:
+        self.both(lambda side: side.controller(line, lambda found, now: found.mask(level, now)), "a mask")
 
     def pin(self, level: int) -> None:
         def drive(side: Side) -> None:
@@ -334,6 +362,7 @@ class Lockstep:
             elif one.instance.state != state:
                 self._check_device(at, one.instance.state, state)
         self._check_edges()
+        self._check_ticks()
 
     def _check_device(self, at: int, native: bytes, reference: bytes) -> None:
         kind, slots = self.kinds[at], self.slots[at]
@@ -366,11 +395,18 @@ class Lockstep:
             reference.clear()
         self._told = len(native)
 
+    def _check_ticks(self) -> None:
+        ticks = self.both(lambda side: side.machine.statistics.ticks, "counting ticks")
+        for path, each in ticks.items():
+            if each.due != each.delivered + each.dropped + each.clamped + each.pending:
+                raise Broken("ticks", f"of {path} do not add up: {each}")
+
 
 _OPERATIONS: dict[str, Callable[..., None]] = {
-    "read": Lockstep.read, "write": Lockstep.write, "near": Lockstep.near, "step": Lockstep.step,
-    "deadline": Lockstep.deadline, "probe": Lockstep.probe, "reload": Lockstep.reload, "pin": Lockstep.pin,
-    "reset": Lockstep.reset, "move": Lockstep.move,
+    name: getattr(Lockstep, name)
+    for name in (
+        "read", "write", "near", "step", "deadline", "probe", "reload", "ack", "mask", "pin", "reset", "move",
+    )
 }  # fmt: skip
 
 

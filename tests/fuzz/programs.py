@@ -7,6 +7,7 @@
     ("deadline", ns)                            go to the next deadline, or ns beside it
     ("probe", ns, cuts)                         look what such a step would do, on copies
     ("reload", who)                             save; restore where `who` says
+    ("ack", line)  ("mask", line, level)        the interrupt controller's, where there is one
     ("pin", level)  ("reset",)  ("move", base)  the RTC's RESET, the machine's, the PM timer's base
 
 Every operation is possible at any time, so a program stays one when parts of it
@@ -102,6 +103,12 @@ def probe(source: Source) -> list[Op]:
 
 def reload(source: Source) -> list[Op]:
     return [("reload", source.pick(("native", "reference", "both", "crosswise")))]
+
+
+def controller(source: Source) -> list[Op]:
+    """An interrupt controller that acknowledges, or masks for a while."""
+    line = source.number(0, 3)
+    return [source.pick((("ack", line), ("ack", line), ("mask", line, 1), ("mask", line, 0)))]
 
 
 def rare(source: Source) -> list[Op]:
