@@ -413,7 +413,8 @@ class Machine:
         """After a reset or a restore: no edge that a line tells on the way is another device's tick."""
         devices = list(self.devices.values())
         for _ in devices:
-            if not any([device.align(now) for device in devices]):
+            moved = [device.align(now) for device in devices]
+            if not any(moved):
                 break
         attending, self._attending = self._attending, True
         try:
