@@ -111,12 +111,9 @@ def _binary(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo |
 def _elapsed(e: Expressions, node: t.CallExpr, ctx: Context, name: str) -> ir.Expr:
     """Ticks from an event's own instant to the one up to which it is settled."""
     if ctx.settled is None:
-        raise Reject("E103", f"'{name}' has a meaning only in an event of time", node.span,
+        raise Reject("E103", f"'{name}' has a meaning only in an event that repeats", node.span,
                      "hand its value to the procedure")  # fmt: skip
-    now = timing.ticks(ctx.settled)
-    until = timing.ticks(ctx.settled, ir.Var("until", ir.U64))
-    # the event's instant is not after the other
-    return a.cond(a.binary("lt", until, now), a.FALSE, ir.Narrow(a.binary("subw", until, now), until.type))
+    return timing.elapsed(ctx.settled, ir.Var("until", ir.U64))
 
 
 def _period(value: Value, node: t.CallExpr) -> ir.Expr:

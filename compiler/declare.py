@@ -303,8 +303,12 @@ class Declarations:
     def _alarm(self, tree: t.Alarm, scope: Scope) -> None:
         clock = self.unit.refs.clock(tree.clock, Context(scope, scope.place))
         if clock.condition is not None:
-            raise Reject("E501", f"an alarm needs a clock that always runs; '{clock.name}' may stand", tree.clock.span,
-                         "use a counter of it, and 'on COUNTER reaches VALUE'")  # fmt: skip
+            raise Reject(
+                "E501",
+                f"an alarm needs a clock that always runs; '{clock.name}' may stand",
+                tree.clock.span,
+                "use a counter of it, and 'on COUNTER reaches VALUE'",
+            )
         kind = TypeInfo(ir.U64)
         slot = self.unit.slot(scope, tree.name.text, kind, reset=ir.NEVER, span=tree.name.span)
         due = self.unit.slot(scope, f"{tree.name.text}.due", kind, kind="derived", span=tree.name.span)

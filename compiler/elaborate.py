@@ -34,6 +34,7 @@ from .events import Events
 from .expressions import Expressions
 from .layout import SlotSpec, lay_out
 from .lines import Lines
+from .order import Order
 from .python_parts import PythonParts
 from .references import References
 from .registers import Registers
@@ -161,7 +162,7 @@ class Unit:
         return [e for e in self.scope.names.values() if isinstance(e, InstanceDef)]
 
     def _module(self, device: t.Device) -> ir.Module:
-        self.events.check_order()
+        self.settling.rounds = Order(self).check()
         self.settling.build()
         self.touching = Touching(self.functions, self.analysis, self.settling.sensitive())
         claims = self.windows.claims()

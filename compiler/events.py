@@ -16,7 +16,7 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
-from .analysis import walk
+from .analysis import TooLarge, walk
 from .scope import AlarmDef, ClockDef, Context, CounterDef, Place, Ref, Scope, TypeInfo
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class Events:
     def _body(
         self, tree: t.On, scope: Scope, name: str, prologue: list[ir.Stmt], clock: ClockDef | None = None
     ) -> str:
-        ctx = Context(scope, scope.place, pure=False, statement=True, line=tree.span.line, settled=clock)
+        ctx = Context(scope, scope.place, pure=False, statement=True, line=tree.span.line)
+        ctx.settled = clock if tree.kind in ("toggles", "reaches") else None  # an alarm rings once
         body = self.unit.statements.suite(tree.body, ctx)
         function = f"{scope.prefix}on.{name}"
         extra = ((UNTIL.name, ir.U64),) if clock is not None else ()
@@ -128,12 +129,6 @@ class Events:
         self._rung.add(alarm.slot)
         quiet: list[ir.Stmt] = [ir.Store(slot, place, NEVER) for slot in (alarm.slot, alarm.due)]
         body = self._body(tree, scope, alarm.name, quiet, alarm.clock)
-        written = self.unit.analysis.of_block(self.unit.functions[body].body[2:]).writes
-        if alarm.slot in written:
-            raise Reject(
-                "E501", f"'{alarm.name}' arms itself, so a guest could make it ring for ever", tree.span,
-                "what is periodic, and caught up by division, is a counter that toggles or reaches",
-            )  # fmt: skip
         self.timed.append(Event(body, alarm.due, scope, tree.span, clock=alarm.clock, alarm=alarm.slot))
 
     # --- counters --------------------------------------------------------------
@@ -240,43 +235,20 @@ class Events:
 
     # --- order ----------------------------------------------------------------------
 
-    def check_order(self) -> None:
-        """A periodic event is run once for all its times, so no other may undo it between them."""
-        analysis = self.unit.analysis
-        for event in self.timed:
-            if not event.following:
-                continue
-            mine, due = analysis.of(event.body), analysis.of(event.following)
-            for other in self.timed:
-                if other is event or self.exclusive(event, other):
-                    continue
-                writes = analysis.of(other.body).writes
-                both = {s for s in writes & mine.writes if not self._agree(s, event.body, other.body)}
-                rhythm = writes & (due.reads | mine.reads - mine.writes) | both
-                if rhythm:
-                    raise Reject(
-                        "E503", "another event changes what this periodic one works on", event.span,
-                        f"'{min(rhythm)}' is written in line {other.span.line} too",
-                    )  # fmt: skip
-
     def exclusive(self, one: Event, other: Event) -> bool:
         """Whether the `when` of two events contradict each other, and neither event changes that."""
-        mine, theirs = (
-            set(_conjuncts(self.unit.analysis.inline(event.when, lambda node: None)))
-            for event in (one, other)
-        )
+        try:
+            mine, theirs = (
+                set(_conjuncts(self.unit.analysis.inline(event.when, lambda node: None)))
+                for event in (one, other)
+            )
+        except TooLarge:
+            return False
         clash = next((part for part in mine if a.negate(part) in theirs), None)
         if clash is None or one.scope is not other.scope:
             return False
         reads = self.unit.analysis.of_expr(clash).reads
         return not any(reads & self.unit.analysis.of(event.body).writes for event in (one, other))
-
-    def _agree(self, slot: str, *bodies: str) -> bool:
-        """Whether all that the bodies store in a slot is one constant, or a bit set, or a count up."""
-        stores = [store for body in bodies for store in self.stores(slot, body)]
-        values = {s.value for s in stores}
-        setting = all(isinstance(v, ir.Binary) and v.op in ("or", "and", "addw") for v in values)
-        return setting or (len(values) == 1 and isinstance(next(iter(values)), ir.Const))
 
     def stores(self, slot: str, function: str) -> list[ir.Store]:
         """Every store into a slot, by a function or those that it calls."""

@@ -45,6 +45,7 @@ class Settling:
     def __init__(self, unit: Unit):
         self.unit = unit
         self.watches: list[Watch] = []
+        self.rounds = 0  # that one settling takes at most
         self.clocks: list[ClockDef] = []
         self.counters: list[tuple[CounterDef, Scope, ir.Expr | None]] = []
         self.guard = "deadline"
@@ -246,7 +247,7 @@ class Settling:
             )
             # an event may bring another one nearer, once; what is left waits for the next settling
             sites = sum(len(elements(event.scope)) for event in self._events)
-            out.append(ir.Repeat(2 * sites, rounds))
+            out.append(ir.Repeat(max(2 * sites, self.rounds), rounds))
         out += [ir.Do(self.unit.call("account")), *self._store_deadline()]
         self.unit.function("settle", (), None, out, exported=True)
 

@@ -40,6 +40,12 @@ def after(clock: ClockDef, distance: ir.Expr) -> ir.Expr:
     return a.cond(a.binary("lt", total, distance), ir.Const(a.ONES), total)
 
 
+def elapsed(clock: ClockDef, until: ir.Expr) -> ir.Expr:
+    """Ticks from an event's own instant, which is Now in its body, to a later one; 0 if it is not later."""
+    first, last = ticks(clock), ticks(clock, until)
+    return a.cond(a.binary("lt", last, first), a.FALSE, ir.Narrow(a.binary("subw", last, first), last.type))
+
+
 def nanos(tick: ir.Expr, clock: ClockDef) -> ir.Expr:
     """A tick's first instant; NEVER if it is beyond 64 bits."""
     passed = ir.Nanos(tick, clock.hz)

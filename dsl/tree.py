@@ -313,7 +313,7 @@ Suite = tuple[Stmt, ...]
 
 @node
 class Clock(Node):
-    """With a condition, the clock stands while that does not hold, and starts a tick anew when it does again."""
+    """With a condition, the clock stands while that does not hold, and then starts a tick anew."""
 
     name: Ident
     hz: Expr

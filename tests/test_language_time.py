@@ -42,7 +42,8 @@ COUNTER = """device d(hz: 1..1_000_000_000 = 1000):
         reg all @8 u64 = free
         reg time @16 u64 = now
 """.replace(
-    "[0] x rw\n            write v: store; go = v[0]", "\n            [0] x rw\n            write v: store; go = v[0]"
+    "[0] x rw\n            write v: store; go = v[0]",
+    "\n            [0] x rw\n            write v: store; go = v[0]",
 )
 
 STEPS = st.lists(
@@ -182,7 +183,9 @@ def split(rng: Random, bench: Bench, until: int) -> Bench:
 
 
 @settings(max_examples=2500, deadline=None)
-@given(HZ, st.integers(0, 2**32), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 0xFFFF)), max_size=25))
+@given(
+    HZ, st.integers(0, 2**32), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 0xFFFF)), max_size=25)
+)
 def test_a_wave_rises_as_often_as_its_level_does_tick_by_tick(
     hz: int, seed: int, steps: list[tuple[int, int]]
 ) -> None:
@@ -190,7 +193,9 @@ def test_a_wave_rises_as_often_as_its_level_does_tick_by_tick(
     for ticks, value in steps:
         before = tick(bench.now, hz)
         target = first(before + ticks, hz)
-        until = max(bench.now, min(target + rng.randrange(SECOND // hz + 1), first(before + ticks + 1, hz) - 1))
+        until = max(
+            bench.now, min(target + rng.randrange(SECOND // hz + 1), first(before + ticks + 1, hz) - 1)
+        )
         split(rng, bench, until)
         model.run(tick(until, hz) - before)
         assert [bench.line(i) for i in range(3)] == model.lines
@@ -376,3 +381,47 @@ def test_time_may_jump_as_far_as_it_goes() -> None:
                 bench.write(rng.choice((0, 2, 4)), rng.randrange(2**16), 2)
                 bench.read(8, 8)
                 assert bench.saved() == bench.moved().saved()
+
+
+STANDING = """device d(hz: 1..1_000_000_000 = 1000):
+    state go: bool
+    clock osc = hz Hz while go
+    counter t: u32 at osc
+    state hits: u16
+    state told: bool
+    on t[2:0] reaches 5: hits = wrap(hits + times(8)); told = true
+    line out
+    drive out = told
+    io at 0 size 16:
+        reg enable @0 u8:
+            [0] x rw
+            write v: store; go = v[0]
+        reg value @4 u32 = t:
+            write v: t = v
+"""
+
+
+@QUICK
+@given(HZ, STEPS)
+def test_a_clock_that_stands_begins_a_whole_tick_when_it_starts(
+    hz: int, steps: list[tuple[int, int, int]]
+) -> None:
+    bench = device(STANDING, hz=hz)
+    value, started, hits = 0, None, 0
+    for kind, wait, number in steps:
+        before, bench.now = bench.now, bench.now + wait % (40 * SECOND // hz + 1)
+        if started is not None:
+            ticks = tick(bench.now - started, hz) - tick(before - started, hz)
+            hits += sum((value + i) % 8 == 5 for i in range(1, ticks + 1))
+            value = value + ticks & 2**32 - 1
+        bench.at(bench.now)
+        if kind == 0:
+            started = started if number & 1 and started is not None else bench.now if number & 1 else None
+            bench.write(0, number & 0xFF)
+        elif kind == 1:
+            value = number
+            bench.write(4, number, 4)
+        elif kind == 2:
+            bench = bench.moved()
+        assert bench.read(4, 4) == value
+        assert (bench.get("hits"), bench.line()) == (hits & 0xFFFF, hits > 0)
