@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from . import ir, native_image
@@ -27,7 +27,7 @@ COMPARISONS = ("eq", "ne", "lt", "le")
 EXACT = ("add", "sub", "mul", "shl")
 MODULO = {"addw": "add", "subw": "sub", "mulw": "mul"}
 DIVISIONS = {"div": "udiv", "mod": "urem"}
-SETTLE = "settle"
+SETTLE, COMMIT = "settle", "commit"
 CALLEE = re.compile("\0([^\0]*)\0")
 """Stands after each call until it is known whether the callee becomes part of the caller."""
 
@@ -41,8 +41,7 @@ def build(module: ir.Module, preserve_most: bool = False) -> str:
     unit = translate(module, preserve_most)
     parts = [unit.head()]
     parts += [text.define(CALLEE.sub("", text.body)) for text in unit.texts.values()]
-    if unit.settling:
-        parts.append(unit.rare_settle())
+    parts += unit.rare_calls(unit.texts)
     parts.append(native_image.build(module))
     parts.append(unit.metadata.text())
     return "\n\n".join(parts) + "\n"
@@ -114,8 +113,9 @@ class Unit:
         self.metadata = _Metadata()
         self.convention = "preserve_mostcc " if preserve_most else ""
         self.texts: dict[str, FunctionText] = {}
-        self.settling: set[str] = set()
         self.calls: dict[str, Counter[str]] = {}
+        self.rarely: dict[str, set[str]] = {}
+        """What access functions call off their path, and which of them do."""
         self.writers: set[str] = set()
         root = self.metadata.node('!{!"devc"}')
         self._notes = {s.name: self._note(i, s, root) for i, s in enumerate(module.slots)}
@@ -147,17 +147,19 @@ class Unit:
     def state(self) -> str:
         return native_image.state(self.module)
 
-    @property
-    def rare_name(self) -> str:
-        return f'@"{self.module.name}.{SETTLE}_rarely"'
+    def rare_name(self, name: str) -> str:
+        return f'@"{self.module.name}.{name}_rarely"'
 
-    def rare_settle(self) -> str:
-        """`settle` as the access functions call it: off their path, keeping their registers."""
-        return (
-            f"define internal {self.convention}void {self.rare_name}({self.state}, i64 %now)"
+    def rare_calls(self, callers: Iterable[str]) -> list[str]:
+        """`settle`, and `commit` after reads, as access functions call them: off their path, keeping
+        their registers."""
+        return [
+            f"define internal {self.convention}void {self.rare_name(name)}({self.state}, i64 %now)"
             f" cold noinline {ATTRIBUTES} {{\n"
-            f'  call void @"{self.module.name}_{SETTLE}"(ptr %s, i64 %now)\n  ret void\n}}'
-        )
+            f'  call void @"{self.module.name}_{name}"(ptr %s, i64 %now)\n  ret void\n}}'
+            for name, known in sorted(self.rarely.items())
+            if known & set(callers)
+        ]
 
 
 def _type(function: ir.Function, value: ir.Range) -> str:
@@ -461,9 +463,11 @@ class _Translator:
             if _type(callee, kind) == "i32":
                 operand = self.w.op(f"trunc nuw i64 {operand} to i32")
             args.append(f"{_type(callee, kind)} {operand}")
-        if callee.name == SETTLE:
-            self.unit.settling.add(self.function.name)
-            self.w.do(f"call {self.unit.convention}void {self.unit.rare_name}({', '.join(args)}) cold")
+        after_read = callee.name == COMMIT and self.function.result is not None
+        if callee.name == SETTLE or after_read:
+            self.unit.rarely.setdefault(callee.name, set()).add(self.function.name)
+            name = self.unit.rare_name(callee.name)
+            self.w.do(f"call {self.unit.convention}void {name}({', '.join(args)}) cold")
             return "0"
         target = f'@"{symbol(self.unit.module, callee)}"({", ".join(args)})\0{callee.name}\0'
         if callee.result is None:

@@ -85,8 +85,7 @@ def _text(
         )
         linkage = _visibility(unit, name) if name in visible else ""
         parts.append(unit.texts[name].define(body, linkage, UNOPTIMISED if name in dull else ""))
-    if unit.settling & defined:
-        parts.append(unit.rare_settle())
+    parts += unit.rare_calls(defined)
     return "\n\n".join([*parts, more, unit.metadata.text()]) + "\n"
 
 

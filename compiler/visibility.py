@@ -91,7 +91,7 @@ def _moves(unit: Unit, store: ir.Store) -> ir.Expr:
 def _paths(
     unit: Unit, block: ir.Block, names: dict[str, ir.Expr], reached: ir.Expr
 ) -> Iterator[tuple[ir.Expr | None, ir.Store]]:
-    """Every store of a block and its callees, under the condition on which it is reached (None: not known)."""
+    """Every store of a block and its callees, with the condition to reach it (None: not known)."""
 
     def value(expr: ir.Expr) -> ir.Expr:
         return unit.analysis.inline(
