@@ -1,48 +1,53 @@
-/* The barest exit loops on KVM: run, look why the guest stopped, run again.
+/* Plain exit loops on KVM: run, look why the guest stopped, call the handler, run again.
  *
- * An access is not served at all: what the guest reads is what the page holds.
+ * The handler is empty: what the guest reads is what the page holds.
  */
 #include <errno.h>
 #include <linux/kvm.h>
-#include <signal.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
-/* The signal by which the vCPU's own loop learns of deadlines may be pending: it would end every run. */
-static void take_signals(void)
+typedef void (*handler_fn)(void *context, uint64_t address, uint32_t width, int is_write, void *data);
+
+struct guest {
+    int32_t fd;
+    struct kvm_run *run;
+    handler_fn handler;
+    void *context;
+    int64_t accesses;
+};
+
+void bench_no_handler(void *context, uint64_t address, uint32_t width, int is_write, void *data)
 {
-    struct timespec now = {0, 0};
-    sigset_t realtime;
-
-    sigemptyset(&realtime);
-    for (int number = SIGRTMIN; number <= SIGRTMAX; number++)
-        sigaddset(&realtime, number);
-    while (sigtimedwait(&realtime, NULL, &now) > 0)
-        ;
+    (void)context, (void)address, (void)width, (void)is_write, (void)data;
 }
 
-/* Until the guest halts: the number of accesses, or -errno, or -1000 - the exit's number. */
-static inline int64_t loop(int fd, struct kvm_run *run, long (*enter)(int))
+/* Until the guest halts: 0, or -errno, or -1000 - the exit's number. */
+static inline int64_t loop(struct guest *g, long (*enter)(int))
 {
-    int64_t accesses = 0;
+    struct kvm_run *run = g->run;
 
     for (;;) {
-        long status = enter(fd);
+        long status = enter(g->fd);
+        uint8_t *data;
 
-        if (status == -EINTR || status == -EAGAIN) {
-            take_signals();
+        if (status == -EINTR || status == -EAGAIN)
             continue;
-        }
         if (status < 0)
             return status;
         switch (run->exit_reason) {
         case KVM_EXIT_IO:
+            data = (uint8_t *)run + run->io.data_offset;
+            for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size)
+                g->handler(g->context, run->io.port, run->io.size, run->io.direction == KVM_EXIT_IO_OUT, data);
+            g->accesses++;
+            break;
         case KVM_EXIT_MMIO:
-            accesses++;
+            g->handler(g->context, run->mmio.phys_addr, run->mmio.len, run->mmio.is_write, run->mmio.data);
+            g->accesses++;
             break;
         case KVM_EXIT_HLT:
-            return accesses;
+            return 0;
         default:
             return -1000 - (int64_t)run->exit_reason;
         }
@@ -65,12 +70,12 @@ static inline long by_syscall(int fd)
     return result;
 }
 
-int64_t bench_libc_loop(int fd, struct kvm_run *run)
+int64_t bench_libc_loop(struct guest *g)
 {
-    return loop(fd, run, by_libc);
+    return loop(g, by_libc);
 }
 
-int64_t bench_syscall_loop(int fd, struct kvm_run *run)
+int64_t bench_syscall_loop(struct guest *g)
 {
-    return loop(fd, run, by_syscall);
+    return loop(g, by_syscall);
 }

@@ -13,7 +13,7 @@ define internal i32 @find(ptr %bus, ptr %access, i64 %address) alwaysinline {
 
 io:
   %in_range = icmp ult i64 %address, $PORTS
-  br i1 %in_range, label %port, label %nobody
+  br i1 %in_range, label %port, label %nobody, !prof !1000
 
 port:
   %ports.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.ports
@@ -36,7 +36,7 @@ mmio:
   %hot.size = load i64, ptr %hot.size.p
   %hot.offset = sub i64 %address, %hot.base
   %hot.hit = icmp ult i64 %hot.offset, %hot.size
-  br i1 %hot.hit, label %again, label %search
+  br i1 %hot.hit, label %again, label %search, !prof !1000
 
 again:
   %hot.entry.p = getelementptr %Window, ptr %hot, i32 0, i32 $Window.entry
@@ -112,7 +112,7 @@ define internal i32 @attention(ptr %bus, ptr %state) alwaysinline {
   %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
   %attention = load i32, ptr %attention.p
   %calm = icmp eq i32 %attention, 0
-  br i1 %calm, label %nothing, label %look
+  br i1 %calm, label %nothing, label %look, !prof !1000
 
 nothing:
   ret i32 0
@@ -162,7 +162,7 @@ define internal i32 @serve(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %
   %flags = load i32, ptr %flags.p
   %python = and i32 %flags, $REGION_PYTHON
   %is_native = icmp eq i32 %python, 0
-  br i1 %is_native, label %native, label %heavy
+  br i1 %is_native, label %native, label %heavy, !prof !1000
 
 native:
   %now.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.now
@@ -193,7 +193,7 @@ after:
   %attention = call i32 @attention(ptr %bus, ptr %state)
   %leave_bit = and i32 %attention, $ATTENTION_LEAVE
   %leaves = icmp ne i32 %leave_bit, 0
-  br i1 %leaves, label %left, label %merge
+  br i1 %leaves, label %left, label %merge, !prof !1001
 
 ; A compiled handler may serve what the region left; LEAVE remains if none does.
 left:
@@ -217,7 +217,7 @@ merge:
   %new_done = add i32 %done, %piece
   store i32 %new_done, ptr %done.p
   %calm = icmp eq i32 %after.attention, 0
-  br i1 %calm, label %light, label %stop
+  br i1 %calm, label %light, label %stop, !prof !1000
 
 light:
   call void @count(ptr %entry, i64 %offset, i32 %write, i32 0)
@@ -272,7 +272,7 @@ define i32 @devc_access(ptr %bus, ptr %access) {
   %done.first = load i32, ptr %done.p
   %claimed.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.claimed
   %fresh = icmp eq i32 %done.first, 0
-  br i1 %fresh, label %look_up, label %bytes
+  br i1 %fresh, label %look_up, label %bytes, !prof !1000
 
 look_up:
   %number = call i32 @find(ptr %bus, ptr %access, i64 %address)
@@ -295,7 +295,7 @@ look_up:
   %in_one = xor i1 %to_split, true
   %inside = and i1 %somebody, %fits
   %whole = and i1 %inside, %in_one
-  br i1 %whole, label %at_once, label %bytes
+  br i1 %whole, label %at_once, label %bytes, !prof !1000
 
 at_once:
   store i32 1, ptr %claimed.p
@@ -371,7 +371,7 @@ define i64 @devc_now(ptr %bus) {
   %mode.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.mode
   %mode = load i32, ptr %mode.p
   %running = icmp eq i32 %mode, $CLOCK_RUNNING
-  br i1 %running, label %ask, label %fixed
+  br i1 %running, label %ask, label %fixed, !prof !1000
 
 fixed:
   ret i64 %base
@@ -503,3 +503,7 @@ end:
 }
 
 declare i64 @llvm.umin.i64(i64, i64)
+
+; What an access is like nearly always: so that its code is in one piece.
+!1000 = !{!"branch_weights", i32 1000, i32 1}
+!1001 = !{!"branch_weights", i32 1, i32 1000}

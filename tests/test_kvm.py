@@ -71,7 +71,6 @@ REQUESTS = [
     "GET_SREGS",
     "SET_SREGS",
     "INTERRUPT",
-    "SET_SIGNAL_MASK",
 ]
 SIZES = [
     ("struct kvm_regs", kvm_abi.Regs),

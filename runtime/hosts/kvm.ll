@@ -19,7 +19,7 @@ define internal i64 @ioctl(ptr %vcpu, i64 %request, i64 %argument) alwaysinline 
 
 ; --- the timer ---
 
-; Arm the timer for virtual instant %target (NEVER: disarm it), or %grace after
+; Arm the timer for virtual instant %target (or NEVER), or %grace after
 ; %now if deadlines were dealt with and the guest has not run since.
 define internal void @arm(ptr %vcpu, ptr %bus, i64 %target, i64 %now) {
   %setting = alloca [4 x i64] ; struct itimerspec: no interval, then the instant
@@ -36,20 +36,26 @@ define internal void @arm(ptr %vcpu, ptr %bus, i64 %target, i64 %now) {
   %same = icmp eq i64 %when, %armed
   br i1 %same, label %done, label %change
 
+; The timer also fires now and then without a deadline: signals for Python are
+; blocked while the guest runs, and looked for then.
 change:
   store i64 %when, ptr %armed.p
   store [4 x i64] zeroinitializer, ptr %setting
   %never = icmp eq i64 %when, $NEVER
-  br i1 %never, label %set, label %reckon
+  br i1 %never, label %breathe, label %reckon
 
-; The host's clock is virtual time less the base. A far instant is clipped (to
-; about 70 years ahead), so that the sum cannot wrap.
+breathe:
+  %breath.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 3
+  store i64 $BREATH, ptr %breath.p
+  br label %set
+
+; The host's clock is virtual time less the base.
 reckon:
   %base.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock, i32 $ClockBlock.base
   %base = load i64, ptr %base.p
   %host.now = sub i64 %now, %base
   %ahead = sub i64 %when, %now
-  %clipped = call i64 @llvm.umin.i64(i64 %ahead, i64 2305843009213693952)
+  %clipped = call i64 @llvm.umin.i64(i64 %ahead, i64 $BREATH)
   %host = add i64 %host.now, %clipped
   %seconds = udiv i64 %host, 1000000000
   %nanos = urem i64 %host, 1000000000
@@ -60,18 +66,39 @@ reckon:
   br label %set
 
 set:
+  %flags = phi i64 [ 0, %breathe ], [ 1, %reckon ] ; TIMER_ABSTIME
   %timer.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.timer
   %timer = load i32, ptr %timer.p
   %timer.wide = zext i32 %timer to i64
   %setting.at = ptrtoint ptr %setting to i64
-  %status = call i64 @syscall(i64 223, i64 %timer.wide, i64 1, i64 %setting.at, i64 0) ; timer_settime, TIMER_ABSTIME
+  %status = call i64 @syscall(i64 223, i64 %timer.wide, i64 %flags, i64 %setting.at, i64 0) ; timer_settime
   br label %done
 
 done:
   ret void
 }
 
-; Take the wake signals that are pending; one left over would end every KVM_RUN.
+; The wake signal's handler. The timer's value is where `immediate_exit` is: set
+; at any moment, it ends the KVM_RUN that comes next, so no signal is lost between
+; a check and the run. (Letting the kernel change the signal mask for each KVM_RUN
+; would cost more than serving an access.)
+define void @devc_kvm_wake(i32 %number, ptr %info, ptr %context) {
+  %code.p = getelementptr i8, ptr %info, i64 8
+  %code = load i32, ptr %code.p
+  %by_timer = icmp eq i32 %code, -2 ; SI_TIMER
+  br i1 %by_timer, label %set, label %done
+
+set:
+  %value.p = getelementptr i8, ptr %info, i64 24 ; si_value
+  %immediate = load ptr, ptr %value.p
+  store atomic i8 1, ptr %immediate monotonic, align 1
+  br label %done
+
+done:
+  ret void
+}
+
+; Take the wake signals that are pending, while they are blocked.
 define internal void @drain(ptr %vcpu) {
   %none = alloca { i64, i64 }
   store { i64, i64 } zeroinitializer, ptr %none
@@ -99,7 +126,7 @@ define internal i64 @deliver(ptr %vcpu, ptr %run) alwaysinline {
   %pending = load i32, ptr %pending.p
   %window.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.request_interrupt_window
   %none = icmp eq i32 %pending, 0
-  br i1 %none, label %rest, label %ask
+  br i1 %none, label %rest, label %ask, !prof !1000
 
 ask:
   %ready.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.ready_for_interrupt_injection
@@ -263,9 +290,9 @@ define internal i1 @go_on(ptr %vcpu, ptr %bus) alwaysinline {
   br label %element
 
 element:
-  %outcome = call i32 @devc_access(ptr %bus, ptr %vcpu)
+  %outcome = call i32 @devc_access(ptr %bus, ptr %vcpu) alwaysinline
   %heavy = icmp uge i32 %outcome, $ATTENTION
-  br i1 %heavy, label %attend, label %served
+  br i1 %heavy, label %attend, label %served, !prof !1001
 
 attend:
   ret i1 false
@@ -285,7 +312,7 @@ next:
   %fewer = sub i32 %left, 1
   store i32 %fewer, ptr %left.p
   %last = icmp eq i32 %fewer, 0
-  br i1 %last, label %done, label %advance
+  br i1 %last, label %done, label %advance, !prof !1000
 
 advance:
   %data.next = getelementptr i8, ptr %data, i32 %width
@@ -302,7 +329,8 @@ done:
 ; --- the loop ---
 
 ; Run the guest until something is heavy. %mask is the thread's signal mask
-; outside of the loop. One of the LEAVE numbers.
+; outside of the loop; the wake signal is blocked there, and not here. One of the
+; LEAVE numbers.
 define internal i32 @drive(ptr %vcpu, i64 %mask) {
 entry:
   %bus.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.bus
@@ -329,7 +357,7 @@ entry:
   %reason.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.exit_reason
   %if_flag.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.if_flag
   %wake.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.wake
-  %wake = load i64, ptr %wake.p
+  %wake.at = ptrtoint ptr %wake.p to i64
   %mask.p = alloca i64
   %signals = alloca i64
   %poll = alloca { i32, i16, i16 } ; struct pollfd
@@ -350,7 +378,7 @@ entry:
 prepare:
   %moved = load i32, ptr %moved.p
   %still = icmp eq i32 %moved, 0
-  br i1 %still, label %go, label %reckon
+  br i1 %still, label %go, label %reckon, !prof !1000
 
 reckon:
   %earliest = call i64 @devc_earliest(ptr %bus)
@@ -416,19 +444,19 @@ stop_for_time:
 go:
   %halted = load i32, ptr %halted.p
   %awake = icmp eq i32 %halted, 0
-  br i1 %awake, label %enter, label %halt
+  br i1 %awake, label %enter, label %halt, !prof !1000
 
 enter:
   %delivered = call i64 @deliver(ptr %vcpu, ptr %run)
   %undelivered = icmp slt i64 %delivered, 0
-  br i1 %undelivered, label %failed, label %check_stop
+  br i1 %undelivered, label %failed, label %check_stop, !prof !1001
 
 ; To stop is to run with immediate_exit set: the kernel then completes the
 ; instruction whose exit was served last, and returns EINTR.
 check_stop:
   %stop = load atomic i32, ptr %stop.p monotonic, align 4
   %stopping = icmp ne i32 %stop, 0
-  br i1 %stopping, label %ask_exit, label %guest
+  br i1 %stopping, label %ask_exit, label %guest, !prof !1001
 
 ask_exit:
   store atomic i8 1, ptr %immediate.p monotonic, align 1
@@ -439,12 +467,15 @@ guest:
   call void @add_one(ptr %runs.p)
   %status = call i64 @ioctl(ptr %vcpu, i64 $KVM_RUN, i64 0)
   %ran = icmp sge i64 %status, 0
-  br i1 %ran, label %exited, label %failed
+  br i1 %ran, label %exited, label %failed, !prof !1000
 
 exited:
   %reason = load i32, ptr %reason.p
+  %by_port = icmp eq i32 %reason, $EXIT_IO
+  br i1 %by_port, label %io, label %otherwise, !prof !1000
+
+otherwise:
   switch i32 %reason, label %leave_exit [
-    i32 $EXIT_IO, label %io
     i32 $EXIT_MMIO, label %mmio
     i32 $EXIT_HLT, label %begin_halt
     i32 $EXIT_IRQ_WINDOW_OPEN, label %prepare
@@ -485,7 +516,7 @@ arrived:
   %deadline = load i64, ptr %deadline.p
   %arrival = load i64, ptr %access.now.p
   %overtaken = icmp ule i64 %deadline, %arrival
-  br i1 %overtaken, label %settle_first, label %access
+  br i1 %overtaken, label %settle_first, label %access, !prof !1001
 
 settle_first:
   store i32 $PHASE_SETTLE, ptr %phase.p
@@ -493,7 +524,7 @@ settle_first:
 
 access:
   %complete = call i1 @go_on(ptr %vcpu, ptr %bus)
-  br i1 %complete, label %prepare, label %leave_attend
+  br i1 %complete, label %prepare, label %leave_attend, !prof !1000
 
 failed:
   %negative = phi i64 [ %status, %guest ], [ %delivered, %enter ]
@@ -509,7 +540,6 @@ interrupted:
   br label %woken
 
 woken:
-  call void @drain(ptr %vcpu)
   %stop_now = load atomic i32, ptr %stop.p monotonic, align 4
   %stopped = icmp ne i32 %stop_now, 0
   br i1 %stopped, label %which_stop, label %others
@@ -568,7 +598,14 @@ hope:
   %hopeless = or i1 %never, %deaf
   br i1 %hopeless, label %leave_halted, label %sleep
 
+; The wake signal is held back, so that it ends the sleep even if it comes before.
 sleep:
+  %held = call i64 @syscall(i64 14, i64 0, i64 %wake.at, i64 0, i64 8) ; rt_sigprocmask, SIG_BLOCK
+  %came = load atomic i8, ptr %immediate.p monotonic, align 1
+  %rang = icmp ne i8 %came, 0
+  br i1 %rang, label %slept, label %doze
+
+doze:
   %signal_fd.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.signal_fd
   %signal_fd = load i32, ptr %signal_fd.p
   store i32 %signal_fd, ptr %poll
@@ -576,7 +613,16 @@ sleep:
   store i16 1, ptr %events.p ; POLLIN
   %polled = call i64 @ppoll(i64 %poll.at, i64 %mask.at)
   %signalled = icmp eq i64 %polled, -4
-  br i1 %signalled, label %leave_signal, label %woken
+  br i1 %signalled, label %leave_signal, label %rung
+
+rung:
+  call void @drain(ptr %vcpu)
+  br label %slept
+
+slept:
+  store atomic i8 0, ptr %immediate.p monotonic, align 1
+  %freed = call i64 @syscall(i64 14, i64 1, i64 %wake.at, i64 0, i64 8) ; rt_sigprocmask, SIG_UNBLOCK
+  br label %woken
 
 leave_attend:
   ret i32 $LEAVE_ATTEND
@@ -610,47 +656,25 @@ define internal i64 @ppoll(i64 %poll.at, i64 %mask.at) alwaysinline {
   ret i64 %result
 }
 
-; Run the guest; a LEAVE number. All signals but those of faults are blocked
-; meanwhile, except in KVM_RUN and in HLT's sleep, so that none is lost between
-; a check and the run. The wake signal stays blocked afterwards.
+; Run the guest; a LEAVE number. Meanwhile all signals are blocked but the wake
+; signal and those of faults. The wake signal stays blocked afterwards.
 define i32 @devc_kvm_loop(ptr %vcpu) {
   %blocked.p = alloca i64
   %old.p = alloca i64
-  %setting = alloca <{ i32, i64 }> ; struct kvm_signal_mask
-  ; Not SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV (4, 5, 7, 8, 11; signal n is bit n-1).
-  store i64 -1241, ptr %blocked.p
-  %blocked.at = ptrtoint ptr %blocked.p to i64
-  %old.at = ptrtoint ptr %old.p to i64
-  %block = call i64 @syscall(i64 14, i64 0, i64 %blocked.at, i64 %old.at, i64 8) ; rt_sigprocmask, SIG_BLOCK
-  %old = load i64, ptr %old.p
   %wake.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.wake
   %wake = load i64, ptr %wake.p
+  %not_wake = xor i64 %wake, -1
+  ; Not SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV (4, 5, 7, 8, 11; signal n is bit n-1).
+  %blocked = and i64 %not_wake, -1241
+  store i64 %blocked, ptr %blocked.p
+  %blocked.at = ptrtoint ptr %blocked.p to i64
+  %old.at = ptrtoint ptr %old.p to i64
+  %block = call i64 @syscall(i64 14, i64 2, i64 %blocked.at, i64 %old.at, i64 8) ; rt_sigprocmask, SIG_SETMASK
+  %old = load i64, ptr %old.p
   %outside = or i64 %old, %wake
   store i64 %outside, ptr %old.p
-  %awake = xor i64 %wake, -1
-  %inside = and i64 %old, %awake
-  %mask.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.mask
-  %mask = load i64, ptr %mask.p
-  %told.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.mask_told
-  %told = load i32, ptr %told.p
-  %untold = icmp eq i32 %told, 0
-  %other = icmp ne i64 %mask, %inside
-  %tell = or i1 %untold, %other
-  br i1 %tell, label %set_mask, label %run
-
-set_mask:
-  store i32 8, ptr %setting
-  %sigset.p = getelementptr <{ i32, i64 }>, ptr %setting, i32 0, i32 1
-  store i64 %inside, ptr %sigset.p, align 4
-  %setting.at = ptrtoint ptr %setting to i64
-  %set = call i64 @ioctl(ptr %vcpu, i64 $KVM_SET_SIGNAL_MASK, i64 %setting.at)
-  store i64 %inside, ptr %mask.p
-  store i32 1, ptr %told.p
-  br label %run
-
-run:
   %leave = call i32 @drive(ptr %vcpu, i64 %outside)
-  %restore = call i64 @syscall(i64 14, i64 2, i64 %old.at, i64 0, i64 8) ; rt_sigprocmask, SIG_SETMASK
+  %restore = call i64 @syscall(i64 14, i64 2, i64 %old.at, i64 0, i64 8)
   ret i32 %leave
 }
 

@@ -1,7 +1,8 @@
 """Guests on KVM (x86-64 Linux): the exit loop is native code (`kvm.ll`).
 
-Deadlines come by a POSIX timer whose signal is sent to the vCPU's thread, where
-it is blocked except inside KVM_RUN, so none is lost and no handler is needed.
+Deadlines come by a POSIX timer whose signal is sent to the vCPU's thread; its
+handler, native code too, sets `immediate_exit`, so that none is lost. Other
+signals wait until the loop looks for them, some ms at most.
 Interrupts are injected by KVM_INTERRUPT; there is no in-kernel interrupt chip.
 
 Non-goals: several vCPUs, protected mode, in-kernel devices.
@@ -27,6 +28,9 @@ from ..native_module import compile_text, expand, read_text
 from . import kvm_abi as abi
 from .host import DEFAULT_MEMORY, GRACE, Exit, Host, HostError, Reason, Registers
 
+WAKE: int = getattr(signal, "SIGRTMAX", 64) - 2
+"""The signal of deadlines and of `stop`, in the whole process."""
+
 # Intel's processors without real mode need a page for the TSS and one for an
 # identity map, anywhere below 4 GiB where the guest has no memory.
 _TSS = 0xFFFBD000
@@ -34,6 +38,7 @@ _IDENTITY_MAP = 0xFFFBC000
 
 _SYS_TIMER_CREATE, _SYS_TIMER_DELETE, _SYS_SIGNALFD4 = 222, 226, 289
 _CLOCK_MONOTONIC, _SIGEV_THREAD_ID = 1, 4
+_SA_SIGINFO, _SA_RESTART = 4, 0x10000000
 
 _LOOP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 
@@ -74,10 +79,26 @@ def _error(what: str) -> HostError:
     return HostError(f"{what} failed: {os.strerror(code)} ({errno.errorcode.get(code, code)})")
 
 
+class _SignalAction(ctypes.Structure):
+    """glibc's `struct sigaction`."""
+
+    _fields_ = [
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_uint64 * 16),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    ]
+
+
 @cache
 def _native() -> NativeCode:
+    """The loop's code; its signal handler is installed, for all vCPUs of the process."""
     text = dispatch_text() + read_text(__package__, "kvm.ll")
-    return compile_text(expand(text, abi.STRUCTURES, abi.CONSTANTS), ("devc_kvm_loop",))
+    code = compile_text(expand(text, abi.STRUCTURES, abi.CONSTANTS), ("devc_kvm_loop", "devc_kvm_wake"))
+    action = _SignalAction(handler=code.symbol("devc_kvm_wake"), flags=_SA_SIGINFO | _SA_RESTART)
+    if _libc.sigaction(WAKE, ctypes.byref(action), None):
+        raise _error("installing the wake signal's handler")
+    return code
 
 
 @cache
@@ -129,7 +150,7 @@ class KvmHost(Host):
 
     def _create(self) -> None:
         self._loop = _LOOP(_native().symbol("devc_kvm_loop"))
-        self._wake = signal.SIGRTMAX - 2
+        self._wake = WAKE
         try:
             kvm = self._own(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
@@ -242,7 +263,8 @@ class KvmHost(Host):
         self._leave_thread()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         self._unblock = None if self._wake in blocked else self._wake
-        event = _SignalEvent(signal=self._wake, notify=_SIGEV_THREAD_ID, thread=thread)
+        immediate = self._vcpu.run + abi.RunHead.immediate_exit.offset
+        event = _SignalEvent(value=immediate, signal=self._wake, notify=_SIGEV_THREAD_ID, thread=thread)
         timer = ctypes.c_int()
         _syscall(
             "timer_create",

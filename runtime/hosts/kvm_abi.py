@@ -183,7 +183,6 @@ SET_REGS = _ioctl(0x82, ctypes.sizeof(Regs), _TO_KERNEL)
 GET_SREGS = _ioctl(0x83, ctypes.sizeof(Sregs), _FROM_KERNEL)
 SET_SREGS = _ioctl(0x84, ctypes.sizeof(Sregs), _TO_KERNEL)
 INTERRUPT = _ioctl(0x86, 4, _TO_KERNEL)
-SET_SIGNAL_MASK = _ioctl(0x8B, 4, _TO_KERNEL)
 
 
 class Leave(IntEnum):
@@ -201,6 +200,9 @@ class Leave(IntEnum):
     EXIT = 6  # what `kvm_run.exit_reason` says
     ERROR = 7  # KVM_RUN failed with `error`
 
+
+BREATH = 20_000_000
+"""ns at most between two looks for signals that wait for Python."""
 
 STOP_ASKED = 1
 STOP_TIME = 2
@@ -225,9 +227,8 @@ class Vcpu(ctypes.Structure):
                  timer of a few ns cannot keep it from running at all
     settled      deadlines were dealt with since the guest last ran
     stop         STOP_ASKED or STOP_TIME: leave when the exit under way is complete
-    mask         signals blocked while the guest runs, as the kernel was last told
     wake         the timer's and `stop`'s signal, as a mask; blocked in this thread
-                 but for KVM_RUN, so none is lost between a check and the run
+                 but in the loop
     queue        vectors to inject, a ring of `pending` from `head` on
     """
 
@@ -239,7 +240,6 @@ class Vcpu(ctypes.Structure):
         ("until", c_uint64),
         ("armed", c_uint64),
         ("grace", c_uint64),
-        ("mask", c_uint64),
         ("wake", c_uint64),
         ("runs", c_uint64),
         ("interrupted", c_uint64),
@@ -255,7 +255,7 @@ class Vcpu(ctypes.Structure):
         ("error", c_uint32),
         ("head", c_uint32),
         ("pending", c_uint32),
-        ("mask_told", c_uint32),
+        ("pad", c_uint32),
         ("queue", c_uint8 * 256),
     ]
 
@@ -270,5 +270,5 @@ CONSTANTS: dict[str, int] = {
     "STOP_TIME": STOP_TIME,
     "KVM_RUN": RUN,
     "KVM_INTERRUPT": INTERRUPT,
-    "KVM_SET_SIGNAL_MASK": SET_SIGNAL_MASK,
+    "BREATH": BREATH,
 }
