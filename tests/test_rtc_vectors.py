@@ -332,6 +332,20 @@ def test_periodic_interrupt_of_two_rates_in_turn(rtc: Rtc) -> None:
     assert abs(rtc.now - start - 50 * (SECOND // 8 + SECOND // 2)) <= SECOND // 2
 
 
+@pytest.mark.parametrize(("old", "new", "due"), [(13, 15, 16_384), (13, 14, 8192), (0, 13, 1000 + 4096)])
+def test_a_rate_set_between_two_ticks_counts_from_the_last_one_or_from_now_if_there_was_none(
+    rtc: Rtc, old: int, new: int, due: int
+) -> None:
+    rtc[A] = 0x20 | 13
+    rtc[B] = H24 | PIE
+    start = rtc.next_irq()
+    rtc.acknowledge()
+    rtc[A] = 0x20 | old
+    rtc.at(start + 1000)
+    rtc[A] = 0x20 | new
+    assert rtc.next_irq() - start == due
+
+
 def test_on_the_chip_two_rates_in_turn_take_the_slower_one_s_time(engine: str) -> None:
     """Locked to the divider, an eighth of a second lies within each half."""
     rtc = Rtc(engine, DATE, update=0, locked=True)
