@@ -128,15 +128,19 @@ class Device:
         self._coalescers = own
         self._held_by = own + [coalescer for found in others for coalescer in found]
 
-    def settle(self, now: int) -> None:
-        """Account for everything up to `now`; `attend` must follow."""
+    def expect(self, now: int) -> None:
+        """Before a call into the instance: none of its lines has risen up to now, or its deadline."""
         for coalescer in self._coalescers:
             coalescer.expect(min(self.instance.deadline, now))
+
+    def settle(self, now: int) -> None:
+        """Account for everything up to `now`; `attend` must follow."""
+        self.expect(now)
         self.instance.settle(now)
 
     def drive(self, slot: str, level: int, now: int) -> None:
         """Set an input: a Boolean slot that a wire drives. `attend` must follow."""
-        self.instance.settle(now)
+        self.settle(now)
         self.instance.set(slot, level)
         self.absorb(Outcome(wrote=True), now)
 
@@ -203,6 +207,7 @@ class RegionTarget:
 
     def _read(self, offset: int, width: int, now: int) -> int:
         device = self.device
+        device.expect(now)
         value = device.instance.read(self.region.name, now, offset, width)
         python = device.python
         heavy = bool(device.instance.attention & ir.ATTENTION_LEAVE) and python is not None
@@ -215,6 +220,7 @@ class RegionTarget:
 
     def _write(self, offset: int, width: int, value: int, now: int) -> None:
         device = self.device
+        device.expect(now)
         device.instance.write(self.region.name, now, offset, width, value)
         python = device.python
         heavy = bool(device.instance.attention & ir.ATTENTION_LEAVE) and python is not None
