@@ -20,12 +20,14 @@ Replace = Callable[[ir.Expr], "ir.Expr | None"]
 
 @dataclass(frozen=True)
 class Effects:
-    """Slots read and written, transitively, whether time is looked at, and how deep calls nest."""
+    """Slots read and written, transitively, whether time is looked at, how deep calls nest, and the
+    most steps that it takes (expressions and statements evaluated)."""
 
     reads: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
     time: bool = False
     depth: int = 0
+    steps: int = 0
 
 
 class Analysis:
@@ -38,7 +40,9 @@ class Analysis:
     def of(self, name: str) -> Effects:
         if name not in self._known:
             inside = self.of_block(self.functions[name].body)
-            self._known[name] = replace(inside, depth=inside.depth + 1)
+            self._known[name] = replace(
+                inside, depth=inside.depth + 1, steps=self._steps(self.functions[name].body)
+            )
         return self._known[name]
 
     def of_block(self, block: ir.Block) -> Effects:
@@ -67,6 +71,24 @@ class Analysis:
                 writes |= called.writes
                 time, depth = time or called.time, max(depth, called.depth)
         return Effects(frozenset(reads), frozenset(writes), time, depth)
+
+    def _steps(self, block: ir.Block) -> int:
+        total = 0
+        for statement in block:
+            for expr in expressions(statement):
+                total += 1 + sum(
+                    1 + self.of(node.function).steps if isinstance(node, ir.Call) else 1
+                    for node in nodes(expr)
+                )
+            match statement:
+                case ir.If():
+                    total += max(self._steps(statement.then), self._steps(statement.orelse))
+                case ir.Switch():
+                    bodies = [statement.default, *(body for _, body in statement.cases)]
+                    total += max(self._steps(body) for body in bodies)
+                case ir.Repeat():
+                    total += statement.times * self._steps(statement.body)
+        return total
 
     def inline(self, expr: ir.Expr, replace: Replace) -> ir.Expr:
         """The expression with the equations that it uses put in place; see `Inliner`."""

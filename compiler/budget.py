@@ -17,6 +17,8 @@ MAX_DEPTH = 150
 """Of one expression's IR; the verifier allows a little more, for what the compiler puts around it."""
 MAX_CALLS = 64
 """Of equations and procedures that use one another."""
+MAX_RUN = 50_000_000
+"""Steps that one call of a function may take, when everything that can happen does."""
 MAX_STORED = 16_384
 """Elements of the state."""
 

@@ -198,13 +198,18 @@ class Unit:
     ) -> None:
         assert name not in self.functions, name
         self.functions[name] = ir.Function(name, parameters, result, tuple(body), exported, line, rare)
-        if self.analysis.of(name).depth > budget.MAX_CALLS:
+        effects = self.analysis.of(name)
+        span = Span(line or 1, 1, line or 1, 2)
+        if effects.depth > budget.MAX_CALLS:
             raise Reject(
                 "E003",
                 f"more than {budget.MAX_CALLS} equations or procedures use one another in a row",
-                Span(line or 1, 1, line or 1, 2),
+                span,
                 "combine some of them",
             )
+        if effects.steps > budget.MAX_RUN:
+            raise Reject("E003", f"this may take more than {budget.MAX_RUN:,} steps at once", span,
+                         "keep what several need in a local ('let' in a body), or in a state")  # fmt: skip
 
     def call(self, name: str, kind: ir.Range = ir.BOOL) -> ir.Call:
         return ir.Call(name, (), kind)

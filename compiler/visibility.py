@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import arithmetic as a
 from . import ir
-from .analysis import walk
+from .analysis import TooLarge, walk
 from .events import Event
 from .lines import Drive
 
@@ -28,6 +28,13 @@ MOST = 3
 
 def visible(unit: Unit, event: Event) -> ir.Expr | None:
     """A condition over stored state under which the event shows; None: always."""
+    try:
+        return _visible(unit, event)
+    except TooLarge:
+        return None
+
+
+def _visible(unit: Unit, event: Event) -> ir.Expr | None:
     writes = unit.analysis.of(event.body).writes
     if writes & _others(unit, event):
         return None

@@ -69,6 +69,12 @@ LIMITS = {
     "an expression that doubles": HEAD + "    let x = " + "(" * 16 + "s" + " in {1, 4}) + s" * 16 + "\n",
     "many Python parts": HEAD
     + "".join(f'    python "p.py" p{i}:\n        why "x"\n        reads s\n' for i in range(33)),
+    "equations that double": HEAD
+    + "    let x0 = s\n"
+    + "".join(f"    let x{i + 1} = x{i} ^ x{i}\n" for i in range(40)),
+    "procedures that double": HEAD
+    + "    proc p0(): s = 1\n"
+    + "".join(f"    proc p{i + 1}(): p{i}(); p{i}()\n" for i in range(40)),
     "too much stored": HEAD + "".join(f"    state x{i}: u8[4096]\n" for i in range(5)),
     "a great deal to check": "block B():\n    state s: u8\n"
     + "".join(f"    let x{i} = s + {i}\n" for i in range(600))
