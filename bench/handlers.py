@@ -205,17 +205,13 @@ def in_c(device: str) -> Side:
 
 REGIONS = {"i8254": (("pit", 6), ("pit", 4), ("b", 1)), "acpi_pm": (("io", 14),)}
 """Where random accesses go: a region, and the offsets from 0 on."""
+INDICES = tuple(Access("io", 0, value=index) for index in (0x0A, 0x0B, 0x0C, 0x0D))
+PLACES = ((0xF0, 8), (0xF0, 4), (0xF4, 4), (0, 8), (4, 4), (0x10, 8), (0x20, 4), (0x108, 8), (0x128, 4),
+          (0x100, 8), (0x110, 8), (0x160, 8), (0xF2, 4), (0xF0, 2))  # fmt: skip
 POLLED: dict[str, tuple[tuple[Access, ...], tuple[Access, ...]]] = {
-    "hpet": (
-        RUNNING,
-        tuple(
-            Access("mmio", at, width)
-            for at, width in ((0xF0, 8), (0xF0, 4), (0xF4, 4), (0, 8), (4, 4), (0x10, 8), (0x20, 4), (0x108, 8),
-                              (0x128, 4), (0x100, 8), (0x110, 8), (0x160, 8), (0xF2, 4), (0xF0, 2))
-        ),
-    ),
-    "mc146818": ((), tuple(Access("io", 0, value=index) for index in (0x0A, 0x0B, 0x0C, 0x0D)) + (Access("io", 1),) * 8),
-}  # fmt: skip
+    "hpet": (RUNNING, tuple(Access("mmio", at, width) for at, width in PLACES)),
+    "mc146818": ((), INDICES + (Access("io", 1),) * 8),
+}
 """Devices of which C has the polled registers only: what is done once, and the accesses to choose from."""
 WIDTHS = (1, 1, 1, 2, 4, 8, 3)
 STEPS = (0, 1, 400, 838, 5_000, 60_000, 3_000_000, 90_000_000, 3_000_000_000)

@@ -218,7 +218,7 @@ def _price(name: str, port: int, native: _Reader, python: _Reader) -> Price:
 def _one(reader: _Reader, rounds: list[tuple[int, int]]) -> float:
     """ns an exit: what many of them take more than one does."""
     many, one = (min(times) for times in zip(*rounds, strict=True))
-    return (many - one) / (reader.reads - 1)
+    return float(many - one) / (reader.reads - 1)
 
 
 class _Reader:
