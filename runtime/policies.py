@@ -255,7 +255,7 @@ class Coalescer:
         if self.ticks.pending and self._ready and now >= self._earliest():
             self.ticks.pending -= 1
             self.ticks.late += 1
-            self._spaced = now + self.policy.minimum
+            self._spaced = now + max(self.policy.minimum, 1)
             self._deliver(now)
 
     def _deliver(self, now: int) -> None:
@@ -264,6 +264,7 @@ class Coalescer:
         self._edges.append((1, now))
         self.outstanding = self.policy.acknowledged
         self._last = now
+        self._spaced = max(self._spaced, now + 1)
         self.ticks.delivered += 1
         self._release(now)
 
@@ -321,7 +322,7 @@ class Coalescer:
 
     def _bound(self, now: int) -> None:
         """No instant of spacing lies further ahead than the minimum."""
-        self._spaced = min(self._spaced, now + self.policy.minimum)
+        self._spaced = min(self._spaced, now + max(self.policy.minimum, 1))
         self._admits = min(self._admits, now + self.policy.minimum)
         self.floor = 0
 

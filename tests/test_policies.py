@@ -360,6 +360,30 @@ def test_a_wire_to_another_device_carries_the_protection_back_to_the_source() ->
     assert machine.statistics.ticks[line.path].delivered >= 98
 
 
+@pytest.mark.parametrize(
+    ("missed", "pending", "dropped"), [("delay", 1, 0), ("merge", 1, 0), ("discard", 0, 1)]
+)
+def test_two_deliveries_never_share_an_instant(missed: str, pending: int, dropped: int) -> None:
+    coalescer = Coalescer("x", Policy(missed), 0, 0)
+    delivered: list[int] = []
+
+    def sink(level: int, now: int) -> None:
+        if level:
+            delivered.append(now)
+            coalescer.acknowledge(now)
+
+    coalescer.sinks.append(sink)
+    coalescer.update(1, 0, 5)
+    coalescer.update(1, 0, 5)
+    assert delivered == [5]
+    assert (coalescer.ticks.pending, coalescer.ticks.dropped) == (pending, dropped)
+    coalescer.mask(1, 5)
+    coalescer.update(1, 0, 9)
+    coalescer.mask(0, 9)
+    coalescer.update(1, 0, 9)
+    assert delivered == [5, 9]
+
+
 # --- against a model -----------------------------------------------------------------
 
 PERIOD = 840  # divisible by 1..8
