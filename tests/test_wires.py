@@ -7,14 +7,14 @@ from devc.runtime.machine import Machine
 Edges = list[tuple[int, int]]
 
 
-def board(wired: bool = True, engine: str = "native") -> tuple[Machine, Edges]:
+def board(wired: bool = True, engine: str = "native", missed: str = "catchup") -> tuple[Machine, Edges]:
     """A PIT that drives an HPET's input, and what the interrupt controller sees of the HPET's line."""
     machine, edges = Machine(engine=engine), []  # type: ignore[arg-type,var-annotated]
     machine.add("i8254")
     machine.add("hpet")
     if wired:
         machine.wire("i8254.irq0", "hpet.pit")
-    machine.wire("hpet.irq[2]", lambda level, now: edges.append((level, now)), missed="catchup", minimum=0)
+    machine.wire("hpet.irq[2]", lambda level, now: edges.append((level, now)), missed=missed, minimum=0)
     return machine, edges
 
 
@@ -55,3 +55,19 @@ def test_a_restore_gives_an_input_the_level_of_the_line_that_drives_it(engine: s
     raise_out(machine)
     assert machine.statistics.ticks["hpet.irq[2]"].due == 1
     assert edges == [(1, 0)]
+
+
+def test_a_tick_that_falls_due_in_the_instant_of_one_that_waited_comes_after_it(engine: str) -> None:
+    machine, edges = board(engine=engine, missed="merge")
+    irq = machine.line("hpet.irq[2]")
+    for port, value in ((0x43, 0x34), (0x40, 0xA9), (0x40, 4)):
+        machine.write("io", port, 1, value)
+    machine.step(5_000_000)
+    irq.acknowledge(machine.now)  # delivers what waited
+    irq.acknowledge(machine.now)
+    machine.write("io", 0x43, 1, 0x30)
+    raise_out(machine)
+    risen = [now for level, now in edges if level]
+    assert risen == [0, machine.now]
+    machine.step(1)
+    assert [now for level, now in edges if level] == [*risen, machine.now]
