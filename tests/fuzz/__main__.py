@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import queue
+import resource
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -77,8 +78,9 @@ class Campaign:
                 self._listen()
                 progress.update(task, completed=min(sum(self.done.values()), self.accesses))
         for process in self.processes.values():
-            if process.is_alive() and self.finding:
+            if self.finding:
                 process.terminate()
+            process.join()
 
     def _listen(self) -> None:
         try:
@@ -123,8 +125,15 @@ def figure(campaign: Campaign, seconds: float, seed: int) -> str:
         f" {counts.probes} splits on copies,"
         f" {counts.restores} saves and restores, {counts.edges} edges;"
         f" {len(reached.blocks)} of {blocks} blocks and {len(reached.states)} kinds of state reached;"
-        f" {seconds:.0f} s in {len(campaign.processes)} processes, seed {seed}: {found}"
+        f" {seconds:.0f} s ({_worked():.0f} s of work) in {len(campaign.processes)} processes,"
+        f" seed {seed}: {found}"
     )
+
+
+def _worked() -> float:
+    """Seconds of CPU time, which say more than the clock's on a machine that has other things to do."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def show(finding: Finding) -> None:

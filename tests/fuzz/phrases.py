@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from .board import HPET_BASE, PM_BASE
-from .programs import Op, Source, anywhere, controller, deadline, probe, rare, reload, step, value, walk
+from .programs import Op, Source, anywhere, controller, deadline, probe, rare, reload, step, value, walk, wide
 
 # --- the PIT -------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ def rtc_ram(source: Source) -> list[Op]:
 
 Phrase = Callable[[Source], list[Op]]
 PHRASES: dict[Phrase, int] = {
-    step: 24, deadline: 6, walk: 2, probe: 4, reload: 2, anywhere: 6, controller: 8,
+    step: 24, deadline: 6, walk: 2, probe: 4, reload: 2, anywhere: 6, controller: 8, wide: 4,
     pit_program: 7, pit_count: 3, pit_read: 7, port_b: 5, pit_any: 3, pm: 8,
     hpet_general: 5, hpet_counter: 3, hpet_config: 4, hpet_one_shot: 5, hpet_periodic: 7,
     hpet_status: 4, hpet_read: 6, hpet_message: 1,

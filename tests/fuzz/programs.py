@@ -132,6 +132,17 @@ def value(source: Source, width: int) -> int:
     return source.pick(EDGES) & top if source.number(0, 2) == 0 else source.number(0, top)
 
 
+def wide(source: Source) -> list[Op]:
+    """Several ports in one access."""
+    address = source.pick(
+        (0x40, 0x40, 0x42, 0x70, 0x70, 0x72, 0x60, 0x61, 0x600, 0x608, 0x6F)
+    ) + source.number(0, 2)
+    width = source.pick((2, 2, 4, 3, 8))
+    if source.number(0, 1):
+        return [("read", "io", address, width)]
+    return [("write", "io", address, width, source.number(0, 2 ** (8 * width) - 1))]
+
+
 def anywhere(source: Source) -> list[Op]:
     """An access of any width at, beside and between the windows, and where nobody is."""
     spots = (
