@@ -9,41 +9,51 @@ set that has it in; only where it is not in the set is the set's own scanner ask
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import copy
 from typing import Any
 
 from lark import Token
-from lark.lexer import BasicLexer, ContextualLexer
+from lark.common import LexerConf
+from lark.lexer import AbstractBasicLexer, BasicLexer, ContextualLexer
+
+
+class _Scanners(dict[int, AbstractBasicLexer]):
+    """A parser's states' own lexers, made when they are asked for."""
+
+    def __init__(self, conf: LexerConf, accepted: dict[int, set[str]]) -> None:
+        self._conf, self._accepted = conf, accepted
+
+    def __missing__(self, state: int) -> AbstractBasicLexer:
+        conf = copy(self._conf)
+        known = conf.terminals_by_name
+        conf.terminals = [known[name] for name in sorted(self._accepted[state]) if name in known]
+        self[state] = BasicLexer(conf)
+        return self[state]
 
 
 class QuickLexer(ContextualLexer):
     """The same tokens and errors as ContextualLexer's."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._names: dict[int, frozenset[str]] = {}
+    def __init__(self, conf: LexerConf, states: dict[int, Any], always_accept: Iterable[str] = ()) -> None:
+        always = {*conf.ignore, *always_accept}
+        self.root_lexer = BasicLexer(copy(conf))
+        self._accepted = {state: always.union(names) for state, names in states.items()}
+        self.lexers = _Scanners(conf, self._accepted)
 
     def lex(self, lexer_state: Any, parser_state: Any) -> Iterator[Token]:
         while True:
-            lexer: Any = self.lexers[parser_state.position]
-            token = self._usual(lexer_state, lexer)
+            token = self._usual(lexer_state, self._accepted[parser_state.position])
             if token is None:  # another reading of the text, an error, or the end
                 token = next(super().lex(lexer_state, parser_state), None)
             if token is None:
                 return
             yield token
 
-    def _accepted(self, lexer: BasicLexer) -> frozenset[str]:
-        names = self._names.get(id(lexer))
-        if names is None:
-            names = self._names[id(lexer)] = frozenset(terminal.name for terminal in lexer.terminals)
-        return names
-
-    def _usual(self, state: Any, lexer: BasicLexer) -> Token | None:
+    def _usual(self, state: Any, accepted: set[str]) -> Token | None:
         """The next token, if it is what it is anywhere."""
         root: Any = self.root_lexer
         text, counter = state.text, state.line_ctr
-        accepted = self._accepted(lexer)
         while counter.char_pos < text.end:
             found = root.match(text, counter.char_pos)
             if not found:
