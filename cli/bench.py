@@ -51,7 +51,7 @@ def bench(json: Path | None, only: str | None, quick: bool) -> int:
         for note in notes(done):
             console.print(note, style="dim", highlight=False)
     if json is not None and status != INTERRUPTED:
-        status = status or _write(json, done)
+        status = max(status, _write(json, done))
     return status
 
 
