@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,11 +123,11 @@ def test_names_are_unique_and_every_target_of_the_project_is_there() -> None:
 
 
 @pytest.fixture
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Benchmark]]:
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[Benchmark]:
     """Benchmarks that take no time, in place of the real ones."""
     chosen: list[Benchmark] = []
     monkeypatch.setattr(suite, "BENCHMARKS", chosen)
-    yield chosen
+    return chosen
 
 
 def test_what_cannot_run_here_is_shown_with_its_reason_and_left_out_of_the_json(
