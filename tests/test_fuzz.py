@@ -89,6 +89,10 @@ FOUND: dict[str, tuple[int, list[Op]]] = {
     "counting starts after 2**63 ns at 1 GHz": (
         2, [("step", 2**63, (), "native"), HPET_ON, wr(0x108, 4, 0), ("deadline", 0)],
     ),
+    "days pass over the end of summer time": (
+        0, [*cmos(11, 0x56), *cmos(7, 25), *cmos(8, 10), *cmos(11, 0x55), ("probe", 405_182_897_512_211, (509,))],
+    ),
+    "a reset lowers a line that drives another": (1, [outb(0x43, 0x26), ("reset",)]),
 }  # fmt: skip
 
 
