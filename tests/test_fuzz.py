@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from devc.runtime import machine
+from devc.runtime.policies import Coalescer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -90,7 +91,8 @@ FOUND: dict[str, tuple[int, list[Op]]] = {
         2, [("step", 2**63, (), "native"), HPET_ON, wr(0x108, 4, 0), ("deadline", 0)],
     ),
     "days pass over the end of summer time": (
-        0, [*cmos(11, 0x56), *cmos(7, 25), *cmos(8, 10), *cmos(11, 0x55), ("probe", 405_182_897_512_211, (509,))],
+        0, [*cmos(11, 0x56), *cmos(7, 25), *cmos(8, 10), *cmos(11, 0x55),
+            ("probe", 405_182_897_512_211, (509,))],
     ),
     "a reset lowers a line that drives another": (1, [outb(0x43, 0x26), ("reset",)]),
 }  # fmt: skip
@@ -175,6 +177,21 @@ def test_a_line_that_feeds_itself_back_is_cut_and_reported(monkeypatch: pytest.M
     )
     assert isinstance(broken, Broken)
     assert broken.invariant == "wires"
+
+
+def test_ticks_given_back_without_a_pace_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Coalescer, "_earliest", lambda self: 0)
+    waiting = [outb(0x43, 0x34), outb(0x40, 0xA9), outb(0x40, 4), ("step", 10**7, (), "native")]
+    broken = replay(Board(VARIANTS[1]), [*waiting, ("ack", 0), ("ack", 0)])
+    assert isinstance(broken, Broken)
+    assert broken.invariant == "ticks"
+
+
+def test_ticks_that_are_lost_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Coalescer, "_fall_due", lambda self, rises, now: setattr(self.ticks, "due", rises))
+    broken = replay(Board(VARIANTS[1]), [outb(0x43, 0x36)])
+    assert isinstance(broken, Broken)
+    assert broken.invariant == "ticks"
 
 
 def test_chance_finds_a_broken_device_and_makes_its_program_small() -> None:
