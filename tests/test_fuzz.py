@@ -130,6 +130,10 @@ BROKEN: dict[str, tuple[Callable[[], Kind], list[Op], str]] = {
                               "pulse irq[route] by count; pulse irq[route] by count"),
         [*TICKING, ("probe", 10**6, ())], "exact",
     ),
+    "a counter is read a tick early": (
+        lambda: sabotage.says("hpet", "u64 hot = main:", "u64 hot = wrap(main + 1):"),
+        [HPET_ON, ("probe", 1000, ())], "exact",
+    ),
     "a deadline stays where it is": (lambda: sabotage.means("acpi_pm", sabotage.due_now), [], "ahead"),
     "a peek has the read's effect": (
         lambda: sabotage.mediated("i8254", sabotage.PeekThatReads),

@@ -66,11 +66,11 @@ class Reached:
     def take(self, lockstep: Lockstep) -> bool:
         """Add what the last run reached; whether any of it is new."""
         blocks = {(kind.module.name, block) for kind in lockstep.kinds for block in kind.probe.hits}
-        states = lockstep.kept
+        states = lockstep.reached
         new = bool(blocks - self.blocks or states - self.states)
         self.blocks |= blocks
         self.states |= states
-        lockstep.kept = set()
+        lockstep.reached = set()
         return new
 
     def add(self, other: Reached) -> None:

@@ -7,6 +7,7 @@ alone from `settled` until a later instant, must have become:
     instants()        when each event comes next, ns
     shows()           when the next one comes that changes a line; a host must wake by then
     after(until)      values of slots at `until`, (slot, index) -> value
+    reads(at)         what a read shows then: (region, offset, width, value)
 
 Tick k of a clock begins at the first whole ns that is not before k / hz, counted
 from when the clock began to tick.
@@ -83,6 +84,9 @@ class Expectation:
     def after(self, until: int) -> Values:
         raise NotImplementedError
 
+    def reads(self, at: int) -> Iterator[tuple[str, int, int, int]]:
+        yield from ()
+
     def tick(self, ns: int) -> int:
         """The tick in which an instant lies."""
         return (ns - self.epoch) * self.hz // SECOND
@@ -134,6 +138,10 @@ class PmTimer(Expectation):
             ("lines", ()): line,
             ("rises", (0,)): self.get("rises") + (line and not self.get("lines")),
         }
+
+    def reads(self, at: int) -> Iterator[tuple[str, int, int, int]]:
+        count = self.value("ticks.base", "ticks.tick", 32) + self.passing(at)
+        yield "io", 8, 4, count % (2**32 if self.get("wide") else 2**24)
 
 
 class Hpet(Expectation):
@@ -205,6 +213,9 @@ class Hpet(Expectation):
         for i, count in enumerate(rises):
             values["rises", (i,)] = (count + (rose >> i & 1)) % 2**32
         return values | {("status.fired", ()): status, ("lines", ()): levels}
+
+    def reads(self, at: int) -> Iterator[tuple[str, int, int, int]]:
+        yield "mmio", 0xF0, 8, (self.main + (self.passing(at) if self.runs else 0)) % 2**64
 
     def _line(self, n: int, legacy: bool) -> int | None:
         """The input that timer n interrupts, 32 + n for a message; None if it has no way out."""

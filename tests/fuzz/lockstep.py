@@ -30,8 +30,8 @@ from devc.runtime.device import Device
 from devc.runtime.instance import Instance
 from devc.runtime.machine import Engine, Machine, MachineError
 
-from .board import ENGINES, HPET_BASE, PM_BASE, Board, Kind, shipped
-from .exact import EXPECTATIONS, Slots
+from .board import ENGINES, HPET_BASE, Board, Kind, shipped
+from .exact import EXPECTATIONS, Expectation, Reader, Slots
 from .programs import Op
 
 BUDGET = {"i8254": 40, "acpi_pm": 8, "hpet": 40_000, "mc146818": 40}
@@ -148,15 +148,13 @@ class Lockstep:
     def __init__(self, board: Board) -> None:
         self.board = board
         self.kinds: tuple[Kind, ...] = board.kinds or shipped()
-        self.names = [kind.module.name for kind in self.kinds]
         self.slots = [Slots(kind.module) for kind in self.kinds]
         self.sides = {engine: Side(board, engine) for engine in ENGINES}
         self.counts = Counts()
-        self.kept: set[Any] = set()
+        self.reached: set[Any] = set()
         self._seen: list[bytes] = [b""] * len(self.kinds)
         self._told = 0
-        self._base = PM_BASE
-        self.check(None)
+        self.check()
 
     @property
     def now(self) -> int:
@@ -181,14 +179,14 @@ class Lockstep:
             side.edges.clear()
             side.delivered.clear()
         self._told = 0
-        self.check(None)
+        self.check()
 
     def do(self, op: Op) -> None:
         """One operation on both machines, and every invariant after it."""
         for kind in self.kinds:
             kind.probe.take_loops()
         _OPERATIONS[op[0]](self, *op[1:])
-        self.check(op)
+        self.check()
 
     # --- operations ------------------------------------------------------------------
 
@@ -306,8 +304,10 @@ class Lockstep:
         kind.probe.take_loops()
         overwrite(several, state)
         overwrite(one, state)
+        expectation = EXPECTATIONS[name](slots, state)
         stops = {*points, *(t for t in (due - 1, due, shows - 1, shows) if settled <= t <= target)}
         for stop in sorted({*stops, target}):
+            self._counters(name, expectation, several, stop)
             several.settle(stop)
             changed = differing(kind, state, several.state, but=("settled",))
             if changed and stop < due:
@@ -322,22 +322,26 @@ class Lockstep:
         both = differing(kind, several.state, one.state, but=("attention",))
         if both:
             raise Broken("split", f"{name} from {settled} to {target} by {sorted(stops)} differs in {both}")
-        self._expected(kind, slots, state, one.state, target)
+        self._expected(name, expectation, slots.reader(one.state), target)
         if one.deadline <= target:
             raise Broken("ahead", f"{name} is settled at {target}, and its deadline is {one.deadline}")
 
-    def _expected(self, kind: Kind, slots: Slots, before: bytes, after: bytes, target: int) -> None:
-        get = slots.reader(after)
-        expectation = EXPECTATIONS[kind.module.name](slots, before)
+    @staticmethod
+    def _counters(name: str, expectation: Expectation, instance: Instance, at: int) -> None:
+        for region, offset, width, value in expectation.reads(at):
+            found = instance.peek(region, at, offset, width)
+            if found != value:
+                raise Broken(
+                    "exact", f"{name} at {at}: {region} {offset:#x} reads {found:#x}, not {value:#x}"
+                )
+
+    @staticmethod
+    def _expected(name: str, expectation: Expectation, get: Reader, target: int) -> None:
         for (slot, index), value in expectation.after(target).items():
             found = get(slot, *index)
             if found != value:
-                since = expectation.settled
-                raise Broken(
-                    "exact",
-                    f"{kind.module.name} from {since} to {target}:"
-                    f" {slot}{list(index)} is {found}, not {value}",
-                )
+                span = f"from {expectation.settled} to {target}"
+                raise Broken("exact", f"{name} {span}: {slot}{list(index)} is {found}, not {value}")
 
     def _work(self, kind: Kind, calls: int = 1) -> None:
         loops, name = kind.probe.take_loops(), kind.module.name
@@ -347,7 +351,8 @@ class Lockstep:
 
     # --- invariants ----------------------------------------------------------------------
 
-    def check(self, op: Op | None) -> None:
+    def check(self) -> None:
+        """Every invariant that can be looked at where the machines stand."""
         for side in self.sides.values():
             if side.machine.statistics.propagation_cut or side.machine.failures:
                 raise Broken("wires", f"{side.machine.failures or 'deliveries without end'}")
@@ -383,7 +388,7 @@ class Lockstep:
                 "exact", f"{name}: the deadline {due} should be {expectation.shows()}, of {sorted(instants)}"
             )
         for feature in kind.features.of(reference):
-            self.kept.add((name, *feature))
+            self.reached.add((name, *feature))
 
     def _check_edges(self) -> None:
         native, reference = self.native.edges, self.reference.edges
