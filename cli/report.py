@@ -65,7 +65,7 @@ def weights(module: ir.Module, sizes: dict[str, int]) -> list[tuple[str, str]]:
     for region in module.regions:
         read, write = (sizes.get(f"{module.name}_{region.name}_{kind}", 0) for kind in ("read", "write"))
         found.append((f"  {region.name}", f"read {read}, write {write}"))
-    found.append(("lines", ", ".join(line.name for line in module.lines) or "none"))
+    found.append(("lines", ", ".join(line.name for line in module.lines if line.name) or "none"))
     for param in module.params:
         found.append(
             ("parameter", f"{param.name} = {param.default:#x} ({param.type.lo:#x}..{param.type.hi:#x})")

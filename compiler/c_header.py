@@ -158,6 +158,8 @@ def _numbers(module: ir.Module) -> Iterator[str]:
     yield macros.line(f"{dev}_IMAGE_SIZE", f"{image_size(module)}u", "bytes of a saved image")
     yield macros.line(f"{dev}_LINES", f"{len(module.lines)}u", "number of output lines")
     for number, line in enumerate(module.lines):
+        if not line.name:
+            continue
         yield macros.line(f"{dev}_LINE_{_upper(line.name)}", f"{number}u", line.doc)
     for p in module.params:
         if p.slot is not None:

@@ -138,7 +138,8 @@ def _regions(module: Module) -> Iterator[str]:
 
 
 def _lines(module: Module) -> Iterator[str]:
-    yield from _repeated("line", (line.name for line in module.lines))
+    # a place between the lines with a level and those without has no name
+    yield from _repeated("line", (line.name for line in module.lines if line.name))
     if len(module.lines) > MAX_LINES:
         yield f"has {len(module.lines)} lines; {MAX_LINES} is the most"
     if not module.lines:

@@ -61,6 +61,7 @@ HINTS = (
     (r"\?(?!=)", "a conditional is written 'A if TEST else B'"),
     (r"\+\+\s*$|[-+*/|&^%]=|<<=|>>=", "write the assignment out: x = x + 1"),
     (r";\s*$", "a line needs no ';' at its end"),
+    (r":\s*(if|match|for)\b", "'if', 'match' and 'for' begin a line of their own"),
     (r"^\s*else\s+if\b", "write 'elif'"),
     (r"^\s*case\b", "a case of a match is written 'VALUE -> ...'"),
     (r"~", "write wrap(...) of a difference, or '^' with a mask of ones"),

@@ -71,6 +71,7 @@ class Device:
         self.lines = [
             OutputLine(name, line.name, bit, line.missed, line.minimum)
             for bit, line in enumerate(self.module.lines)
+            if line.name
         ]
         self.windows = [
             Window(f"{name}.{region.name}", region.space, region.size, RegionTarget(self, region))

@@ -284,14 +284,13 @@ class EventsModel:
                 if self.t & mask == self.target & mask and self.target != 9:
                     self.reached, self.seen = 1, self.target
             rang = self.rang == 3
-            echo, bell = self.echo == 0, self.bell == 0
-            if bell:
+            if self.bell == 0:
                 self.rang = self.rang + 1 & 0xFFFF
-                self.bell, self.echo = None, 3
+                self.bell, self.echo = None, 3  # an echo that is due in this very tick is put off
                 self.log = self.log << 16 & 2**32 - 1 | self.rang
-            if echo:
+            if self.echo == 0:
                 self.echoed = self.echoed + 1 & 0xFFFF
-                self.echo = self.echo if bell else None
+                self.echo = None
             if self.rang == 3 and not rang:
                 self.echoed = self.echoed + 100 & 0xFFFF
 
