@@ -148,6 +148,100 @@ define internal void @count(ptr %entry, i64 %offset, i32 %write, i32 %heavy) alw
   ret void
 }
 
+; Python is needed: say where, who and what.
+define internal void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 %wanted, i32 %outcome) cold {
+  %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
+  %write = load i32, ptr %write.p
+  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
+  %state = load ptr, ptr %state.p
+  call void @count(ptr %entry, i64 %offset, i32 %write, i32 1)
+  %attention.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.attention
+  store i32 %wanted, ptr %attention.p
+  %entry.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.entry
+  store i32 %number, ptr %entry.p
+  %offset.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.offset
+  store i64 %offset, ptr %offset.p
+  %piece.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.piece
+  store i32 %piece, ptr %piece.p
+  %device.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.device
+  %device = load i32, ptr %device.p
+  %device.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.device
+  store i32 %device, ptr %device.out
+  %wants_leave = icmp eq i32 %wanted, 0
+  br i1 %wants_leave, label %said, label %say_leave
+
+say_leave:
+  %leave.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.leave
+  %leave = load i32, ptr %leave.p
+  %leave.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.leave
+  store i32 %leave, ptr %leave.out
+  br label %said
+
+said:
+  %outcome.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.outcome
+  store i32 %outcome, ptr %outcome.p
+  ret void
+}
+
+; A region's handler has served %piece bytes and answers %result: take note of it.
+define internal i32 @served(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %result) alwaysinline {
+  %now.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.now
+  %now = load i64, ptr %now.p
+  %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
+  %write = load i32, ptr %write.p
+  %is_write = icmp ne i32 %write, 0
+  %done.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.done
+  %done = load i32, ptr %done.p
+  %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
+  %value = load i64, ptr %value.p
+  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
+  %state = load ptr, ptr %state.p
+  %mask = call i64 @ones(i32 %piece)
+  %bits = shl i32 %done, 3
+  %shift = zext i32 %bits to i64
+  %offset32 = trunc i64 %offset to i32
+  %attention = call i32 @attention(ptr %bus, ptr %state)
+  %leave_bit = and i32 %attention, $ATTENTION_LEAVE
+  %leaves = icmp ne i32 %leave_bit, 0
+  br i1 %leaves, label %left, label %merge, !prof !1001
+
+; A compiled handler may serve what the region left; LEAVE remains if none does.
+left:
+  %left.shifted = lshr i64 %value, %shift
+  %given = and i64 %left.shifted, %mask
+  %served = call { i32, i64 } @serve_compiled(ptr %bus, ptr %entry, ptr %state, i32 %attention, i32 %write, i64 %now, i32 %offset32, i32 %piece, i64 %given)
+  %left.attention = extractvalue { i32, i64 } %served, 0
+  %left.answer = extractvalue { i32, i64 } %served, 1
+  %still_bit = and i32 %left.attention, $ATTENTION_LEAVE
+  %still = icmp ne i32 %still_bit, 0
+  br i1 %still, label %heavy, label %merge
+
+merge:
+  %final = phi i64 [ %result, %0 ], [ %left.answer, %left ]
+  %after.attention = phi i32 [ %attention, %0 ], [ %left.attention, %left ]
+  %masked = and i64 %final, %mask
+  %placed = shl i64 %masked, %shift
+  %merged = or i64 %value, %placed
+  %new_value = select i1 %is_write, i64 %value, i64 %merged
+  store i64 %new_value, ptr %value.p
+  %new_done = add i32 %done, %piece
+  store i32 %new_done, ptr %done.p
+  %calm = icmp eq i32 %after.attention, 0
+  br i1 %calm, label %light, label %told, !prof !1000
+
+light:
+  call void @count(ptr %entry, i64 %offset, i32 %write, i32 0)
+  ret i32 $SERVED
+
+heavy:
+  call void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 %left.attention, i32 $HEAVY)
+  ret i32 $HEAVY
+
+told:
+  call void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 %after.attention, i32 $ATTENTION)
+  ret i32 $ATTENTION
+}
+
 ; Serve %piece bytes at %offset in a region. SERVED, ATTENTION or HEAVY.
 define internal i32 @serve(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece) alwaysinline {
   %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
@@ -190,74 +284,12 @@ do_read:
 
 after:
   %result = phi i64 [ 0, %do_write ], [ %answer, %do_read ]
-  %attention = call i32 @attention(ptr %bus, ptr %state)
-  %leave_bit = and i32 %attention, $ATTENTION_LEAVE
-  %leaves = icmp ne i32 %leave_bit, 0
-  br i1 %leaves, label %left, label %merge, !prof !1001
-
-; A compiled handler may serve what the region left; LEAVE remains if none does.
-left:
-  %left.shifted = lshr i64 %value, %shift
-  %given = and i64 %left.shifted, %mask
-  %served = call { i32, i64 } @serve_compiled(ptr %bus, ptr %entry, ptr %state, i32 %attention, i32 %write, i64 %now, i32 %offset32, i32 %piece, i64 %given)
-  %left.attention = extractvalue { i32, i64 } %served, 0
-  %left.answer = extractvalue { i32, i64 } %served, 1
-  %still_bit = and i32 %left.attention, $ATTENTION_LEAVE
-  %still = icmp ne i32 %still_bit, 0
-  br i1 %still, label %heavy, label %merge
-
-merge:
-  %final = phi i64 [ %result, %after ], [ %left.answer, %left ]
-  %after.attention = phi i32 [ %attention, %after ], [ %left.attention, %left ]
-  %masked = and i64 %final, %mask
-  %placed = shl i64 %masked, %shift
-  %merged = or i64 %value, %placed
-  %new_value = select i1 %is_write, i64 %value, i64 %merged
-  store i64 %new_value, ptr %value.p
-  %new_done = add i32 %done, %piece
-  store i32 %new_done, ptr %done.p
-  %calm = icmp eq i32 %after.attention, 0
-  br i1 %calm, label %light, label %stop, !prof !1000
-
-light:
-  call void @count(ptr %entry, i64 %offset, i32 %write, i32 0)
-  ret i32 $SERVED
+  %outcome = call i32 @served(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %result)
+  ret i32 %outcome
 
 heavy:
-  %why = phi i32 [ 0, %0 ], [ %left.attention, %left ]
-  br label %stop
-
-; Python is needed: say where, who and what.
-stop:
-  %wanted = phi i32 [ %why, %heavy ], [ %after.attention, %merge ]
-  %outcome = phi i32 [ $HEAVY, %heavy ], [ $ATTENTION, %merge ]
-  call void @count(ptr %entry, i64 %offset, i32 %write, i32 1)
-  %attention.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.attention
-  store i32 %wanted, ptr %attention.p
-  %entry.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.entry
-  store i32 %number, ptr %entry.p
-  %offset.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.offset
-  store i64 %offset, ptr %offset.p
-  %piece.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.piece
-  store i32 %piece, ptr %piece.p
-  %device.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.device
-  %device = load i32, ptr %device.p
-  %device.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.device
-  store i32 %device, ptr %device.out
-  %wants_leave = icmp eq i32 %wanted, 0
-  br i1 %wants_leave, label %said, label %say_leave
-
-say_leave:
-  %leave.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.leave
-  %leave = load i32, ptr %leave.p
-  %leave.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.leave
-  store i32 %leave, ptr %leave.out
-  br label %said
-
-said:
-  %outcome.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.outcome
-  store i32 %outcome, ptr %outcome.p
-  ret i32 %outcome
+  call void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 0, i32 $HEAVY)
+  ret i32 $HEAVY
 }
 
 ; Go on with an access from its byte %done. An access that does not lie wholly

@@ -234,10 +234,7 @@ eight:
 }
 
 ; An access of the exit under way begins: %count elements at %data.
-define internal void @begin(ptr %vcpu, i32 %space, i64 %address, i32 %width, i32 %write, ptr %data, i32 %count) alwaysinline {
-  %bus.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.bus
-  %bus = load ptr, ptr %bus.p
-  %now = call i64 @devc_now(ptr %bus)
+define internal void @begin(ptr %vcpu, i64 %now, i32 %space, i64 %address, i32 %width, i32 %write, ptr %data, i32 %count) alwaysinline {
   %now.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.now
   store i64 %now, ptr %now.p
   %space.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.space
@@ -278,8 +275,9 @@ clear:
 }
 
 ; Serve what is left of the exit under way. True once all of it is; false if
-; Python must attend to the access first.
-define internal i1 @go_on(ptr %vcpu, ptr %bus) alwaysinline {
+; Python must attend to the access first. %begun: what became of the present
+; element, if it was served already; else -1.
+define internal i1 @go_on(ptr %vcpu, ptr %bus, i32 %begun) alwaysinline {
   %data.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.data
   %left.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.left
   %width.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.width
@@ -287,10 +285,15 @@ define internal i1 @go_on(ptr %vcpu, ptr %bus) alwaysinline {
   %write.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.write
   %write = load i32, ptr %write.p
   %is_write = icmp ne i32 %write, 0
-  br label %element
+  %is_new = icmp eq i32 %begun, -1
+  br i1 %is_new, label %element, label %judge
 
 element:
-  %outcome = call i32 @devc_access(ptr %bus, ptr %vcpu) alwaysinline
+  %asked = call i32 @devc_access(ptr %bus, ptr %vcpu)
+  br label %judge
+
+judge:
+  %outcome = phi i32 [ %begun, %0 ], [ %asked, %element ]
   %heavy = icmp uge i32 %outcome, $ATTENTION
   br i1 %heavy, label %attend, label %served, !prof !1001
 
@@ -497,7 +500,86 @@ io:
   %data_offset.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.io_data_offset
   %data_offset = load i64, ptr %data_offset.p
   %io.data = getelementptr i8, ptr %run, i64 %data_offset
-  call void @begin(ptr %vcpu, i32 $IO, i64 %io.address, i32 %io.width, i32 %io.write, ptr %io.data, i32 %count)
+  %io.now = call i64 @devc_now(ptr %bus)
+  %io.deadline = load i64, ptr %deadline.p
+  %in_time = icmp ugt i64 %io.deadline, %io.now
+  %single = icmp eq i32 %count, 1
+  %simple = and i1 %in_time, %single
+  br i1 %simple, label %look_up, label %by_record, !prof !1000
+
+; What nearly every exit is: one access, wholly in a region that compiled code
+; serves, which then wants nothing more. It needs no record.
+look_up:
+  %ports.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.ports
+  %ports = load ptr, ptr %ports.p
+  %number.p = getelementptr i16, ptr %ports, i64 %io.address
+  %number16 = load i16, ptr %number.p
+  %number = zext i16 %number16 to i32
+  %region = call ptr @region(ptr %bus, i32 %number)
+  %flags.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.flags
+  %flags = load i32, ptr %flags.p
+  %base.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.base
+  %base = load i64, ptr %base.p
+  %region.size.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.size
+  %region.size = load i64, ptr %region.size.p
+  %offset = sub i64 %io.address, %base
+  %room = sub i64 %region.size, %offset
+  %width64 = zext i8 %size to i64
+  %somebody = icmp ne i32 %number, 0
+  %fits = icmp ule i64 %width64, %room
+  %splits = and i32 %flags, $REGION_SPLIT
+  %whole = icmp eq i32 %splits, 0
+  %is_byte = icmp eq i8 %size, 1
+  %in_one = or i1 %whole, %is_byte
+  %python = and i32 %flags, $REGION_PYTHON
+  %compiled = icmp eq i32 %python, 0
+  %inside = and i1 %somebody, %fits
+  %servable = and i1 %in_one, %compiled
+  %swift = and i1 %inside, %servable
+  br i1 %swift, label %serve, label %by_record, !prof !1000
+
+serve:
+  %state.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.state
+  %state = load ptr, ptr %state.p
+  %offset32 = trunc i64 %offset to i32
+  %is_out = icmp ne i8 %direction, 0
+  br i1 %is_out, label %out, label %in
+
+in:
+  %read.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.read
+  %read = load ptr, ptr %read.p
+  %answer = call i64 %read(ptr %state, i64 %io.now, i32 %offset32, i32 %io.width)
+  call void @store_bytes(ptr %io.data, i32 %io.width, i64 %answer)
+  br label %served
+
+out:
+  %write.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.write
+  %write = load ptr, ptr %write.p
+  %written = call i64 @load_bytes(ptr %io.data, i32 %io.width)
+  call void %write(ptr %state, i64 %io.now, i32 %offset32, i32 %io.width, i64 %written)
+  br label %served
+
+served:
+  %result = phi i64 [ %answer, %in ], [ 0, %out ]
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %calm = icmp eq i32 %attention, 0
+  br i1 %calm, label %light, label %more, !prof !1000
+
+light:
+  call void @count(ptr %region, i64 %offset, i32 %io.write, i32 0)
+  br label %prepare
+
+; There is more to do: as if the record had been there.
+more:
+  call void @begin(ptr %vcpu, i64 %io.now, i32 $IO, i64 %io.address, i32 %io.width, i32 %io.write, ptr %io.data, i32 1)
+  %claimed.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.claimed
+  store i32 1, ptr %claimed.p
+  %noted = call i32 @served(ptr %bus, ptr %vcpu, i32 %number, ptr %region, i64 %offset, i32 %io.width, i64 %result)
+  br label %access
+
+by_record:
+  call void @begin(ptr %vcpu, i64 %io.now, i32 $IO, i64 %io.address, i32 %io.width, i32 %io.write, ptr %io.data, i32 %count)
   br label %arrived
 
 mmio:
@@ -509,7 +591,8 @@ mmio:
   %is_write = load i8, ptr %is_write.p
   %mmio.write = zext i8 %is_write to i32
   %mmio.data = getelementptr %RunMmio, ptr %run, i32 0, i32 $RunMmio.data
-  call void @begin(ptr %vcpu, i32 $MMIO, i64 %physical, i32 %length, i32 %mmio.write, ptr %mmio.data, i32 1)
+  %mmio.now = call i64 @devc_now(ptr %bus)
+  call void @begin(ptr %vcpu, i64 %mmio.now, i32 $MMIO, i64 %physical, i32 %length, i32 %mmio.write, ptr %mmio.data, i32 1)
   br label %arrived
 
 arrived:
@@ -523,7 +606,8 @@ settle_first:
   br label %settle
 
 access:
-  %complete = call i1 @go_on(ptr %vcpu, ptr %bus)
+  %begun = phi i32 [ -1, %entry ], [ -1, %then_access ], [ -1, %arrived ], [ %noted, %more ]
+  %complete = call i1 @go_on(ptr %vcpu, ptr %bus, i32 %begun)
   br i1 %complete, label %prepare, label %leave_attend, !prof !1000
 
 failed:
