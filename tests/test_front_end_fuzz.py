@@ -149,19 +149,19 @@ def test_tabs_indent_and_crlf_ends_lines() -> None:
     [
         "\n" * 200_000,
         "#" * 1_900 + "\n" * 100,
-        "device d():\n" + "    state a: u8\n" * 10_000,
-        "device d():\n" + "".join(f"    state a{i}: u8\n" for i in range(10_000)),
-        "device d():\n    state s: u8\n" + "".join(f"    let a{i} = s + {i}\n" for i in range(8_000)),
-        "device d():\n" + "    foo bar\n" * 20_000,
+        "device d():\n" + "    state a: u8\n" * 4_000,
+        "device d():\n" + "".join(f"    state a{i}: u8\n" for i in range(4_000)),
+        "device d():\n    state s: u8\n" + "".join(f"    let a{i} = s + {i}\n" for i in range(4_000)),
+        "device d():\n" + "    foo bar\n" * 5_000,
         'device d():\n    """' + "x\n" * 100_000,
         "(" * 1_000 + "\n" * 1_000,
         ")" * 1_000,
-        "enum E: " + ", ".join(f"m{i}" for i in range(30_000)),
+        "enum E: " + ", ".join(f"m{i}" for i in range(10_000)),
         "device d():\n    state a: u8\n    let x = match a:\n"
         + "".join(f"        {i} -> {i}\n" for i in range(256)),
         "device d():\n    state a: u16\n    let x = match a:\n"
         + "".join(f"        {i}..{i + 255} -> {i}\n" for i in range(0, 65536, 256)),
-        "device d():\n    state a: u64\n    let x = a in {" + ",\n".join(map(str, range(0, 60_000, 3))) + "}",
+        "device d():\n    state a: u64\n    let x = a in {" + ",\n".join(map(str, range(0, 30_000, 3))) + "}",
     ],
     ids=str.__len__,
 )  # fmt: skip
