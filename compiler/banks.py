@@ -14,7 +14,8 @@ from ..dsl.diagnostics import Reject
 from . import arithmetic as a
 from . import ir
 from .decode import GAPS
-from .scope import BankDef, Context, RamDef, Ref, RegDef, Scope, TypeInfo
+from .entities import BankDef, RamDef, Ref, RegDef, TypeInfo
+from .scope import Context, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

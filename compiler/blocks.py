@@ -9,10 +9,9 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import ir
 from .declare import names, rank
-from .scope import (
+from .entities import (
     BitDef,
     BlockDef,
-    Context,
     CounterDef,
     Entity,
     FieldDef,
@@ -22,10 +21,10 @@ from .scope import (
     LocalDef,
     OuterDef,
     Ref,
-    Scope,
     StateDef,
     Value,
 )
+from .scope import Context, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

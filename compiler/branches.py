@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import ir
-from .scope import ConstDef, Context, EnumDef, LocalDef, Scope, Value, show
+from .entities import ConstDef, EnumDef, LocalDef, Value, show
+from .scope import Context, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

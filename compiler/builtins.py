@@ -9,8 +9,9 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import arithmetic as a
 from . import intervals, ir, timing
+from .entities import TypeInfo, Value, number_of, show
 from .expressions import same_unit
-from .scope import Context, TypeInfo, Value, number_of, show
+from .scope import Context
 
 if TYPE_CHECKING:
     from .expressions import Expressions

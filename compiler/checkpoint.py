@@ -17,7 +17,8 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import ir
 from .analysis import Analysis
-from .scope import Context, LocalDef, Scope, Value, spell
+from .entities import LocalDef, Value
+from .scope import Context, Scope, spell
 
 if TYPE_CHECKING:
     from .elaborate import Unit

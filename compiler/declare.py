@@ -17,13 +17,12 @@ from ..dsl.diagnostics import Reject
 from . import arithmetic as a
 from . import ir, timing
 from .builtins import BUILTINS
-from .scope import (
+from .entities import (
     ADDRESSES,
     AlarmDef,
     BlockDef,
     ClockDef,
     ConstDef,
-    Context,
     CounterDef,
     CycleDef,
     EnumDef,
@@ -34,12 +33,12 @@ from .scope import (
     ParamDef,
     ProcDef,
     RegDef,
-    Scope,
     StateDef,
     TypeInfo,
     Value,
     WaveDef,
 )
+from .scope import Context, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

@@ -21,7 +21,7 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import NOWHERE, Reject, Span
 from . import arithmetic as a
 from . import ir
-from .scope import Place, RegDef
+from .entities import Place, RegDef
 from .touched import NOTED
 
 if TYPE_CHECKING:

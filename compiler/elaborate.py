@@ -30,20 +30,11 @@ from .branches import Branches
 from .checkpoint import Checkpoints
 from .declare import Declarations
 from .decode import DECODERS
-from .events import Events
-from .expressions import Expressions
-from .layout import SlotSpec, lay_out
-from .lines import Lines
-from .order import Order
-from .python_parts import PythonParts
-from .references import References
-from .registers import Registers
-from .scope import (
+from .entities import (
     KINDS,
     AlarmDef,
     BlockDef,
     ClockDef,
-    Context,
     CounterDef,
     CycleDef,
     EnumDef,
@@ -57,13 +48,21 @@ from .scope import (
     ProcDef,
     PythonDef,
     RegDef,
-    Scope,
     StateDef,
     TypeInfo,
     Value,
     WaveDef,
     cyclic,
 )
+from .events import Events
+from .expressions import Expressions
+from .layout import SlotSpec, lay_out
+from .lines import Lines
+from .order import Order
+from .python_parts import PythonParts
+from .references import References
+from .registers import Registers
+from .scope import Context, Scope
 from .settling import Settling
 from .statements import Statements
 from .touched import NOTED, Touching, reachable

@@ -17,7 +17,8 @@ from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
 from .analysis import TooLarge, walk
-from .scope import AlarmDef, ClockDef, Context, CounterDef, Place, Ref, Scope, TypeInfo
+from .entities import AlarmDef, ClockDef, CounterDef, Place, Ref, TypeInfo
+from .scope import Context, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

@@ -14,7 +14,8 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir
-from .scope import Context, EnumDef, TypeInfo, Value, show
+from .entities import EnumDef, TypeInfo, Value, show
+from .scope import Context
 
 if TYPE_CHECKING:
     from .elaborate import Unit

@@ -18,8 +18,9 @@ from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
 from .analysis import Replace, TooLarge
+from .entities import LineDef, Ref, WaveDef
 from .loops import for_each, repeat
-from .scope import Context, LineDef, Ref, Scope, WaveDef
+from .scope import Context, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from . import arithmetic as a
 from . import ir
-from .scope import Place, Scope
+from .entities import Place
+from .scope import Scope
 
 UNROLLED = 4
 """Arrays of up to this many elements are unrolled: their code is shorter than a loop's setup saves."""

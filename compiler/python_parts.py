@@ -8,7 +8,8 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import NOWHERE, Reject
 from . import arithmetic as a
 from . import ir
-from .scope import Context, FieldDef, PythonDef, RamDef, Ref, RegDef, Scope, StateDef, TypeInfo, spell
+from .entities import FieldDef, PythonDef, RamDef, Ref, RegDef, StateDef, TypeInfo
+from .scope import Context, Scope, spell
 from .settling import Watch
 
 if TYPE_CHECKING:

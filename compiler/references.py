@@ -10,11 +10,10 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import builtins, ir, timing
-from .scope import (
+from .entities import (
     BitDef,
     ClockDef,
     ConstDef,
-    Context,
     CounterDef,
     CycleDef,
     ElementDef,
@@ -34,8 +33,6 @@ from .scope import (
     ProcDef,
     Ref,
     RegDef,
-    Resolved,
-    Scope,
     StateDef,
     TypeInfo,
     Value,
@@ -44,6 +41,7 @@ from .scope import (
     show,
     spoken,
 )
+from .scope import Context, Resolved, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

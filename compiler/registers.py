@@ -14,19 +14,8 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir
-from .scope import (
-    AccessWords,
-    Context,
-    FieldDef,
-    LocalDef,
-    Place,
-    PythonDef,
-    Ref,
-    RegDef,
-    Scope,
-    TypeInfo,
-    Value,
-)
+from .entities import AccessWords, FieldDef, LocalDef, Place, PythonDef, Ref, RegDef, TypeInfo, Value
+from .scope import Context, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from ..dsl.diagnostics import NOWHERE
 from . import arithmetic as a
 from . import ir, timing
+from .entities import ClockDef, CounterDef, Place, TypeInfo
 from .events import NEVER, Edge, Event
 from .layout import SlotSpec
 from .lines import attention
 from .loops import elements, for_each
-from .scope import ClockDef, CounterDef, Place, Scope, TypeInfo
+from .scope import Scope
 from .visibility import visible
 
 if TYPE_CHECKING:

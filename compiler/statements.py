@@ -11,13 +11,10 @@ from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
 from .builtins import BUILTINS
-from .lines import add_rises, attention
-from .references import an_array
-from .scope import (
+from .entities import (
     AlarmDef,
     BitDef,
     ClockDef,
-    Context,
     CounterDef,
     CycleDef,
     ElementDef,
@@ -34,6 +31,9 @@ from .scope import (
     number_of,
     spoken,
 )
+from .lines import add_rises, attention
+from .references import an_array
+from .scope import Context
 
 if TYPE_CHECKING:
     from .elaborate import Unit

@@ -13,7 +13,8 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import arithmetic as a
 from . import intervals, ir
-from .scope import ClockDef, Context, CounterDef, Place, Scope, TypeInfo, Value, WaveDef, cyclic
+from .entities import ClockDef, CounterDef, Place, TypeInfo, Value, WaveDef, cyclic
+from .scope import Context, Scope
 
 if TYPE_CHECKING:
     from .elaborate import Unit

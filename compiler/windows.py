@@ -13,19 +13,8 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import ir
 from .decode import Layout, Placed, gap_byte
-from .scope import (
-    ADDRESSES,
-    Context,
-    InstanceDef,
-    LocalDef,
-    ParamDef,
-    Ref,
-    RegDef,
-    Scope,
-    Value,
-    number_of,
-    spell,
-)
+from .entities import ADDRESSES, InstanceDef, LocalDef, ParamDef, Ref, RegDef, Value, number_of
+from .scope import Context, Scope, spell
 
 if TYPE_CHECKING:
     from .elaborate import Unit

@@ -11,8 +11,8 @@ from difflib import get_close_matches
 
 from lark import Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from .build import span_of
 from .diagnostics import Reject, Span
+from .tokens import span_of
 
 SPOKEN = {
     "_NL": "the end of the line", "_INDENT": "an indented block", "_DEDENT": "the end of the block",
