@@ -256,8 +256,9 @@ class References:
         width = found.width or 64
         if not ir.Range(0, width - 1).contains(position.type):
             of = f"the value has {width} bits, and " if found.width else ""
+            fixed = isinstance(position, ir.Const)
             raise Reject("E203", f"{of}the bit may be {show(position.type)}, outside 0..{width - 1}", at,
-                         "narrow the index, or branch on it first")  # fmt: skip
+                         "" if fixed else "narrow the index, or branch on it first")  # fmt: skip
 
     def _slice(self, node: t.Slice, ctx: Context) -> Value:
         base = self.resolve(node.base, ctx)

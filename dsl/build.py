@@ -7,6 +7,7 @@ everything after may recurse over the syntax tree.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from lark import Token, v_args
@@ -131,6 +132,13 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
 
     def member(self, m: Meta, c: list[Any]) -> t.Expr:
         return self.bounded(t.Member(span_of(m), c[0], tuple(c[1:])), *c)  # type: ignore[no-any-return]
+
+    def brackets(self, m: Meta, c: list[Any]) -> t.Expr:
+        """What they hold, marked with them; no level of its own."""
+        whole = replace(c[0], span=span_of(m))
+        depth, _ = self.depth.get(id(c[0]), (0, whole))
+        self.depth[id(whole)] = depth, whole
+        return whole  # type: ignore[no-any-return]
 
     def take(self, m: Meta, c: list[Any]) -> t.Expr:
         return t.Take(span_of(m), c[0])
