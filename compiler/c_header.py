@@ -41,6 +41,8 @@ HEAD = (
     ("uint32_t", "attention", "DEVC_ATTENTION_*: set by the functions, cleared by the caller"),
     ("uint32_t", "leave", "with DEVC_ATTENTION_LEAVE: the handler to call"),
     ("uint32_t", "watch", "with DEVC_ATTENTION_WATCH: the observers to tell"),
+    ("uint32_t", "lock", "0, or 1 while somebody is at work: for callers in several threads"),
+    ("uint32_t", "version", "odd while the state changes under the lock"),
 )
 STATE, CONST_STATE = "{dev}_state *s", "const {dev}_state *s"
 ACCESS = "uint32_t offset, uint32_t width"

@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 
-from .ir import Module, Range, Slot, elements
+from .ir import LOCK_AT, UNLOCKED_AT, Module, Range, Slot, elements
 
 MAGIC = b"devc-dev"
 FORMAT = 1
@@ -205,7 +205,8 @@ def unpack(module: Module, state: bytearray | memoryview, image: Buffer, now: in
     refused = check(module, state, image, now)
     if refused:
         raise refused
-    state[:] = bytes(len(state))
+    state[:LOCK_AT] = bytes(LOCK_AT)
+    state[UNLOCKED_AT:] = bytes(len(state) - UNLOCKED_AT)
     values = layout(module).codec.unpack_from(image, HEAD.size)
     for place, value in zip(_places(module.slots), values, strict=True):
         place.code.pack_into(state, place.offset, value)

@@ -106,6 +106,8 @@ HEADER = (
     Slot("attention", U32, 4, 20, kind="header"),
     Slot("leave", U32, 4, 24, kind="header"),
     Slot("watch", U32, 4, 28, kind="header"),
+    Slot("lock", U32, 4, 32, kind="header"),
+    Slot("version", U32, 4, 36, kind="header"),
 )
 """The head of every state struct, the contract between handlers and a loop.
 
@@ -117,8 +119,16 @@ lines      level of line i in bit i, as of the last settle or write.
 attention  bits of Attention below, set by handlers, cleared by the loop.
 leave      with ATTENTION_LEAVE: index of the Python handler to call.
 watch      with ATTENTION_WATCH: bit i set when what observer i reads changed.
+lock       0, or 1 while somebody is at work on the state. Handlers never look at
+           it: whoever calls them from more than one place takes it first (a vCPU's
+           loop, a deadline, the kernel's programs).
+version    odd while the state changes under the lock, so that a reader without
+           it can tell whether what it read was of one piece.
 """
-HEADER_SIZE = 32
+HEADER_SIZE = 40
+LOCK_AT, UNLOCKED_AT = 32, HEADER_SIZE
+"""Where `lock` and `version` lie: they belong to whoever calls the handlers, so
+taking an image in leaves them alone."""
 
 ATTENTION_LINES = 1  # a level in `lines` changed, or a `rises` counter did
 ATTENTION_DEADLINE = 2  # `deadline` changed

@@ -58,6 +58,9 @@ def build(module: ir.Module, quick: bool = False) -> str:
         "table": ", ".join(f"{ROW} {{ {_row(run)} }}" for run in runs),
         "length": image_size(module),
         "fixed_size": len(fixed),
+        "lock_at": ir.LOCK_AT,
+        "unlocked_at": ir.UNLOCKED_AT,
+        "behind_size": module.size - ir.UNLOCKED_AT,
         "fixed": "".join(f"\\{byte:02x}" for byte in fixed),
         "small": QUICK if quick else SMALL,
         "apart": "" if quick else "noinline ",
@@ -337,7 +340,9 @@ instant:
   %future = icmp ugt i64 %since, %now
   br i1 %future, label %refuse7, label %accept
 accept:
-  call void @llvm.memset.p0.i64(ptr align 8 %s, i8 0, i64 $size, i1 false)
+  call void @llvm.memset.p0.i64(ptr align 8 %s, i8 0, i64 $lock_at, i1 false)
+  %behind = getelementptr i8, ptr %s, i64 $unlocked_at
+  call void @llvm.memset.p0.i64(ptr align 8 %behind, i8 0, i64 $behind_size, i1 false)
   %walked = call i32 @"$dev..walk"(ptr %s, ptr %image, i32 2)
   call void @"${dev}_resume"(ptr %s, i64 %since)
   call void @"${dev}_settle"(ptr %s, i64 %now)

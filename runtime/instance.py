@@ -234,7 +234,7 @@ class Instance(ABC):
         return int(self._codes[slot.name].unpack_from(self._memory, slot.offset)[0])
 
 
-_DEADLINE, _, _LINES, _ATTENTION, _LEAVE, _WATCH = HEADER
+_DEADLINE, _, _LINES, _ATTENTION, _LEAVE, _WATCH, _, _ = HEADER
 
 
 class ReferenceInstance(Instance):
