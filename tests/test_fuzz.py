@@ -94,6 +94,10 @@ FOUND: dict[str, tuple[int, list[Op]]] = {
         0, [*cmos(11, 0x56), *cmos(7, 25), *cmos(8, 10), *cmos(11, 0x55),
             ("probe", 405_182_897_512_211, (509,))],
     ),
+    "the 108th of February is settled in one go and in parts": (
+        2, [*cmos(11, 0xD1), *cmos(7, 168), *cmos(11, 0x51),
+            ("step", 517_114_743_252_406, (232,), "reference")],
+    ),
     "a reset lowers a line that drives another": (1, [outb(0x43, 0x26), ("reset",)]),
 }  # fmt: skip
 

@@ -21,10 +21,12 @@ from .rig_rtc import (
     AIE,
     ANY,
     CENTURY,
+    DAY,
     DM,
     DSE,
     H24,
     HOLD,
+    HOURS,
     HZ,
     MODES,
     RUN,
@@ -312,6 +314,42 @@ def test_a_time_set_in_the_hour_that_repeats_is_its_first_passing(engine: str, h
     assert rtc.shows(sunday + timedelta(hours=1, seconds=8))
     write_date(rtc, sunday + timedelta(hours=1, minutes=59, seconds=59), how)
     rtc.now += SECOND + SECOND // 4
+    assert rtc.shows(sunday + timedelta(hours=1))
+
+
+def test_a_time_set_in_the_skipped_hour_counts_as_summer_time(engine: str) -> None:
+    """Not specified; counted on, whether somebody looks meanwhile or not."""
+    sunday = last_sunday(2026, 4)
+    for looks in ((10 * 86_400,), (1800, 2 * 86_400, 4 * 86_400, 10 * 86_400)):
+        rtc = clock(engine, sunday, H24 | DSE)
+        rtc.set_time(sunday + timedelta(hours=2, minutes=30), H24 | DSE)
+        for passed in looks:
+            rtc.after_update(passed)
+            assert rtc.shows(sunday + timedelta(hours=2, minutes=30) + seconds(passed))
+
+
+def test_a_day_that_no_month_has_is_its_last_and_not_the_next_summers(engine: str) -> None:
+    """The 108th of February 2000, six days long, in one go and in two: found by the fuzzer."""
+    for looks in ((6 * 86_400,), (86_400, 6 * 86_400)):
+        rtc = clock(engine, datetime(2000, 2, 28, 12), H24 | DSE)
+        rtc[DAY] = 0xA8
+        for passed in looks:
+            rtc.after_update(passed)
+            shown = encode(datetime(2000, 3, 2, 12) + seconds(passed))
+            assert rtc.bytes | {WEEKDAY: 0} == shown | {WEEKDAY: 0}
+
+
+@pytest.mark.parametrize("looks", [(), (5400,)], ids=["not looked at", "looked at in the hour"])
+def test_a_clock_put_back_before_october_s_hour_repeats_it_again(engine: str, looks: tuple[int, ...]) -> None:
+    """Byte by byte, without SET, while the hour passes for the second time."""
+    sunday = last_sunday(2026, 10)
+    rtc = clock(engine, sunday + timedelta(hours=1, minutes=59, seconds=59), H24 | DSE)
+    rtc.after_update(1)
+    assert rtc.shows(sunday + timedelta(hours=1))
+    rtc[HOURS] = 0x00
+    rtc.after_update(2)
+    for passed in (*looks, 2 * 3600):
+        rtc.after_update(1 + passed)
     assert rtc.shows(sunday + timedelta(hours=1))
 
 
