@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from . import compile_time, guests, handlers, python_handlers
+from . import compile_time, guests, handlers, python_handlers, wasm_cost
 from .result import Benchmark, Report, Scale, Skipped, Unavailable, matching
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     *handlers.BENCHMARKS,
     *python_handlers.BENCHMARKS,
+    *wasm_cost.BENCHMARKS,
     *guests.BENCHMARKS,
     *compile_time.BENCHMARKS,
 )

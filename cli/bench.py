@@ -98,7 +98,8 @@ def notes(outcomes: list[Report | Skipped]) -> Iterator[str]:
         if isinstance(outcome, Skipped):
             yield f"{outcome.name}: skipped, {outcome.reason}"
         else:
-            yield f"{outcome.result.name}: {outcome.result.what}. For comparison: {outcome.limits}."
+            compared = f" For comparison: {outcome.limits}." if outcome.limits else ""
+            yield f"{outcome.result.name}: {outcome.result.what}.{compared}"
 
 
 def _caption(outcomes: list[Report | Skipped]) -> str:

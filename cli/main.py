@@ -69,7 +69,10 @@ def compile(
     ),
     emit: Annotated[
         str,
-        typer.Option(metavar="KIND,...", help="header, obj, lib (shared library), ll (LLVM IR), asm."),
+        typer.Option(
+            metavar="KIND,...",
+            help="header, obj, lib (shared library), ll (LLVM IR), asm, wasm (wasm32 object).",
+        ),
     ] = "header,obj",
     cpu: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time

@@ -1,4 +1,4 @@
-"""Files for programs without devc: C header, object, shared library, LLVM IR, assembly.
+"""Files for programs without devc: C header, object, shared library, LLVM IR, assembly, wasm.
 
 The object is position-independent, for this machine's architecture at its
 baseline (or for one CPU if asked), and needs at run time no more than C's
@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import c_header, ir, jit, native
+from . import c_header, ir, jit, native, wasm
 from .cache import write_atomically
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -61,6 +61,9 @@ class _Output:
         text: str = machine.emit_assembly(module)
         return text.encode()
 
+    def wasm(self) -> bytes:
+        return wasm.object_code(self.module, self.opt)
+
     def library(self) -> bytes:
         return link(self.object, f"lib{self.module.name}.so")
 
@@ -71,6 +74,7 @@ KINDS: dict[str, tuple[str, Callable[[_Output], bytes]]] = {
     "lib": ("lib{}.so", _Output.library),
     "ll": ("{}.ll", _Output.llvm),
     "asm": ("{}.s", _Output.assembly),
+    "wasm": ("{}.wasm", _Output.wasm),
 }
 """What can be emitted: the file's name and how its content is made."""
 
