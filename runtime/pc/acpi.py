@@ -86,7 +86,7 @@ _PC_AT_COMPATIBLE = 1  # 5.2.12, table 5.20
 _HEADER = struct.Struct("<4sIBB6s8sI4sI")
 
 
-def checksum(content: bytes) -> int:
+def checksum(content: bytes | bytearray) -> int:
     """What makes the bytes' sum 0 modulo 256 (5.2.6)."""
     return -sum(content) & 0xFF
 
