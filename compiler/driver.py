@@ -2,6 +2,7 @@
 
     type = load("i8254")            # a shipped device by name, or a file by path
     type.module                     # the interface: registers, lines, layout
+    type.traffic                    # which writes may wait, which reads need no lock
     type.native()                   # machine code, from the cache where it is
     type.reference_module()         # the whole IR, for the reference engine
 
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from ..dsl.diagnostics import NOWHERE, DeviceFileError, Diagnostic, Source
 from . import ir, jit
+from .traffic import Traffic, traffic
 
 DEVICES = Path(__file__).parent.parent / "devices"
 """Where the shipped device files are."""
@@ -50,6 +52,15 @@ class DeviceType:
         assert self._code is not None
         return self._code
 
+    @cached_property
+    def traffic(self) -> Traffic:
+        """Which accesses may wait, and which need no lock; from the cache where it is."""
+        found = jit.recall_traffic(self._key, self.cache)
+        if found is None:
+            found = traffic(self.reference_module())
+            jit.remember_traffic(self._key, found, self.cache)
+        return found
+
     def reference_module(self) -> ir.Module:
         """The module with its functions; `DeviceFileError` if the file is refused."""
         return self._elaborated[0]
@@ -58,8 +69,12 @@ class DeviceType:
     def warnings(self) -> list[Diagnostic]:
         return self._elaborated[1]
 
+    @property
+    def _key(self) -> str:
+        return f"{fingerprint()}\n{self.source.text}"
+
     def _load(self) -> None:
-        text = f"{fingerprint()}\n{self.source.text}"
+        text = self._key
         known = jit.recall(text, self.cache)
         if known is None:
             module = self.reference_module()

@@ -18,8 +18,9 @@ from typing import Any, Literal
 import llvmlite
 import llvmlite.binding as llvm
 
-from . import interface, ir, native, native_quick
+from . import interface, ir, native, native_quick, traffic_json
 from .cache import Cache
+from .traffic import Traffic
 
 CacheChoice = Cache | Literal["default"] | None
 
@@ -225,6 +226,20 @@ def recall(
     except interface.InterfaceError:
         return None
     return module, load(images, native.symbols(module), True, key)
+
+
+def remember_traffic(source: str, traffic: Traffic, cache: CacheChoice = "default") -> None:
+    """Keep what is known of the accesses of the device that `source` determines."""
+    chosen = _chosen(cache)
+    if chosen:
+        chosen.put("traffic", source, traffic_json.dump(traffic))
+
+
+def recall_traffic(source: str, cache: CacheChoice = "default") -> Traffic | None:
+    """What was remembered of them."""
+    chosen = _chosen(cache)
+    entry = chosen.get("traffic", source) if chosen else None
+    return traffic_json.load(entry) if entry is not None else None
 
 
 _KEY_LENGTH = hashlib.sha256().digest_size * 2

@@ -51,7 +51,9 @@ def _visible(unit: Unit, event: Event) -> ir.Expr | None:
     for values in product(*(_values(unit, event, slot) for slot in stored)):
         given = dict(zip(stored, values, strict=True))
         for part in lines:
-            seen = a.either(seen, a.binary("ne", _with(unit, part, given), part))
+            moved = _with(unit, part, given)
+            if moved != part:
+                seen = a.either(seen, a.binary("ne", moved, part))
     return seen
 
 
