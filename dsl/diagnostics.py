@@ -43,6 +43,7 @@ CODES = {
     "E702": "the lock file does not record the checkpoint",
     "E703": "an upgrade takes what older images do not hold",
     "E704": "the lock file cannot be used",
+    "E801": "the kernel's verifier refuses a program",
     "W101": "a name is never used",
     "W102": "a register is placed in no window",
     "W701": "an older image's value may not fit",

@@ -307,9 +307,12 @@ class Program(_Descriptor):
         btf: Btf | None = None,
         functions: Records = Records(),
         lines: Records = Records(),
-        level: int = LOG_FIGURES,
+        steps: bool = False,
     ) -> Program:
-        """Load a program; `Rejected`, with the full log, if the verifier refuses it."""
+        """Load a program; `Rejected`, with the full log, if the verifier refuses it.
+
+        `steps`: the log tells each step of the verifier, of an accepted program too.
+        """
         spdx = license.encode()
         attributes = _Load(
             prog_type=type, insn_cnt=len(code) // WORD, insns=_pointer(code), license=_pointer(spdx),
@@ -321,12 +324,13 @@ class Program(_Descriptor):
             attributes.line_info_rec_size, attributes.line_info_cnt = lines.size, lines.count
             attributes.func_info, attributes.line_info = _pointer(functions.data), _pointer(lines.data)
         try:
-            return cls(*_load(attributes, level, SMALL_LOG, name))
+            fd, log = _load(attributes, name, LOG_FIGURES, SMALL_LOG)
         except BpfError as error:
             if error.errno == errno.EPERM and not error.log:
                 raise
-        # Once more, this time telling each step; or with the room that the steps need.
-        return cls(*_load(attributes, level | LOG_STEPS, LARGE_LOG, name))
+            # With so much of a log that it is cut off, the kernel says ENOSPC for every other reason.
+            raise Rejected(error.errno or 0, error.what, _steps(attributes, name)) from None
+        return cls(fd, name, _steps(attributes, name) if steps else log)
 
     def run(self, context: ctypes.Structure) -> int:
         """Run it once with the context, which it may change; what it returned."""
@@ -356,15 +360,25 @@ class Program(_Descriptor):
         return info
 
 
-def _load(attributes: _Load, level: int, size: int, name: str) -> tuple[int, str, str]:
+def _load(attributes: _Load, name: str, level: int, size: int) -> tuple[int, str]:
+    """The descriptor and the log. BpfError has the log too."""
     log = ctypes.create_string_buffer(size)
     attributes.log_level, attributes.log_size, attributes.log_buf = level, size, _pointer(log)
     try:
-        return _call(PROG_LOAD, attributes, f"loading {name}"), name, log.value.decode(errors="replace")
+        return _call(PROG_LOAD, attributes, f"loading {name}"), log.value.decode(errors="replace")
     except BpfError as error:
-        said = log.value.decode(errors="replace")
-        kind = Rejected if said.strip() else BpfError
-        raise kind(error.errno or 0, f"loading {name}", said) from None
+        error.log = log.value.decode(errors="replace")
+        raise
+
+
+def _steps(attributes: _Load, name: str) -> str:
+    """The log of loading a program once more, step by step; its end if it is longer than kernels give."""
+    try:
+        fd, log = _load(attributes, name, LOG_FIGURES | LOG_STEPS, LARGE_LOG)
+    except BpfError as error:
+        return error.log
+    os.close(fd)
+    return log
 
 
 # --- is it there, and allowed? ----------------------------------------------------------
@@ -380,6 +394,10 @@ def available(types: Sequence[int] = (SYSCALL,)) -> None:
             Program.load(_EXIT, "devc_probe", type=kind, flags=SLEEPABLE if kind == SYSCALL else 0).close()
     except BpfError as error:
         raise why(error) from None
+
+
+NOT_HERE = (errno.ENOSYS, errno.EPERM)
+"""What says that nothing can be loaded here, whatever it is."""
 
 
 def why(error: BpfError) -> BpfUnavailable:
@@ -412,8 +430,8 @@ def _forbidden() -> str:
     except (OSError, StopIteration):
         return "the kernel says EPERM"
     if held >> _CAPABILITIES["CAP_SYS_ADMIN"] & 1:
-        return "this process is privileged, so a sandbox (seccomp, lockdown) forbids it"
+        return "this process is privileged, so a sandbox (a user namespace, seccomp, lockdown) forbids it"
     absent = [name for name in ("CAP_BPF", "CAP_PERFMON") if not held >> _CAPABILITIES[name] & 1]
     if not absent:
-        return "this process has CAP_BPF, so a sandbox (seccomp, lockdown) forbids it"
+        return "this process has CAP_BPF, so a sandbox (a user namespace, seccomp, lockdown) forbids it"
     return f"this process has no {' and no '.join(absent)}"

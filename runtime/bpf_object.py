@@ -366,8 +366,9 @@ class Loaded:
         """A program as it goes into the kernel; KeyError if there is none of that name."""
         return self.source.link(self.source.programs[name], {name: m.fd for name, m in self.maps.items()})
 
-    def program(self, name: str, linked: Linked | None = None) -> bpf.Program:
-        """Load a program. Raises `bpf.Rejected`, `BpfError`, ObjectError for a section of no known type."""
+    def program(self, name: str, linked: Linked | None = None, steps: bool = False) -> bpf.Program:
+        """Load a program; `steps`: its log tells each of the verifier's. Raises `bpf.Rejected`, `BpfError`,
+        ObjectError for a section of no known type."""
         function, made = self.source.programs[name], linked or self.linked(name)
         if function.type is None:
             raise ObjectError(
@@ -376,7 +377,7 @@ class Loaded:
         kind, flags = function.type
         return bpf.Program.load(
             made.code, name, license=self.source.license, type=kind, flags=flags, btf=self.btf,
-            functions=made.functions, lines=made.lines,
+            functions=made.functions, lines=made.lines, steps=steps,
         )  # fmt: skip
 
     def close(self) -> None:

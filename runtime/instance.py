@@ -328,10 +328,8 @@ class NativeInstance(Instance):
     def __init__(self, code: NativeCode, module: Module, now: int, /, **params: int) -> None:
         """ParameterError for parameters that the device does not have or allow."""
         values = parameters(module, params)
-        self._buffer = ctypes.create_string_buffer(module.size + ALIGNMENT)
-        start = -ctypes.addressof(self._buffer) % ALIGNMENT
-        self.address = ctypes.addressof(self._buffer) + start
-        super().__init__(module, memoryview(self._buffer).cast("B")[start : start + module.size], values)
+        self.address, memory = self._allocate(module.size)
+        super().__init__(module, memory, values)
         self.code = code
         self._image_size = image_size(module)
         self._state = ctypes.c_void_p(self.address)
@@ -344,6 +342,12 @@ class NativeInstance(Instance):
         init = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _NUMBER, *[_NUMBER] * len(stored))
         address = code.symbol(f"{module.name}_init")
         init(address)(self._state, now, *(values[param.name] & _U64 for param in stored))
+
+    def _allocate(self, size: int) -> tuple[int, memoryview]:
+        """Memory for the state: its address, and its bytes, which keep it alive."""
+        buffer = ctypes.create_string_buffer(size + ALIGNMENT)
+        start = -ctypes.addressof(buffer) % ALIGNMENT
+        return ctypes.addressof(buffer) + start, memoryview(buffer).cast("B")[start : start + size]
 
     def _function(self, kind: str, prefix: str = "") -> Any:
         result, arguments = _ABI[kind]
