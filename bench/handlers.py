@@ -158,6 +158,8 @@ class Header(ctypes.Structure):
         ("attention", ctypes.c_uint32),
         ("leave", ctypes.c_uint32),
         ("watch", ctypes.c_uint32),
+        ("lock", ctypes.c_uint32),
+        ("version", ctypes.c_uint32),
         ("rises", ctypes.c_uint32),
     ]
 

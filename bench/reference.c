@@ -18,7 +18,7 @@
 
 struct header { /* docs/abi.md, "The head of the state" */
     uint64_t deadline, settled;
-    uint32_t lines, attention, leave, watch;
+    uint32_t lines, attention, leave, watch, lock, version;
 };
 
 /* floor(ns * hz / 10^9), split at the second so that nothing exceeds 64 bits */

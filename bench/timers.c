@@ -14,7 +14,7 @@
 
 struct header { /* docs/abi.md, "The head of the state" */
     uint64_t deadline, settled;
-    uint32_t lines, attention, leave, watch;
+    uint32_t lines, attention, leave, watch, lock, version;
 };
 
 static inline uint64_t ticks(uint64_t ns, uint32_t hz)
