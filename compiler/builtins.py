@@ -151,7 +151,25 @@ def _merge(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | 
     return Value(a.binary("or", kept, a.binary("and", new.expr, mask.expr)), top.bit_length())
 
 
+def _lowest(e: Expressions, node: t.CallExpr, ctx: Context, expected: TypeInfo | None) -> Value:
+    """The number of the lowest bit that is set: a choice for each, as no back end has an instruction."""
+    (value,) = _arguments(e, node, ctx, 1)
+    if value.type.lo < 1:
+        raise Reject("E202", f"no bit may be set: the value is {show(value.type)}", node.span,
+                     "branch on it first, or set a bit above all others: lowest(x | 0x100)")  # fmt: skip
+    top = value.type.hi.bit_length() - 1
+    function = f"lowest.{top + 1}"
+    if function not in e.unit.functions:
+        x = ir.Var("x", ir.Range(1, 2 ** (top + 1) - 1))
+        steps = [
+            ir.If(a.wrap(a.binary("shr", x, ir.Const(bit)), 1), (ir.Return(ir.Const(bit)),))
+            for bit in range(top)
+        ]
+        e.unit.function(function, (("x", x.type),), ir.Range(0, top), [*steps, ir.Return(ir.Const(top))])
+    return Value(ir.Call(function, (value.expr,), ir.Range(0, top)))
+
+
 BUILTINS: dict[str, Builtin] = {
     "wrap": _wrap, "sat": _sat, "min": _of_two("min"), "max": _of_two("max"), "bcd": _bcd, "binary": _binary,
-    "merge": _merge, "times": _times, "advance": _advance,
+    "merge": _merge, "lowest": _lowest, "times": _times, "advance": _advance,
 }  # fmt: skip

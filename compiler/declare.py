@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from .elaborate import Unit
 
 
+MOST_INPUTS = 64
+"""In an array of inputs: they are the bits of one number."""
+
+
 class Declarations:
     """Elaborates the declarations of one device."""
 
@@ -197,8 +201,11 @@ class Declarations:
         for member in sorted(members, key=rank):
             if (handle := self.introduce.get(type(member))) is not None:
                 self.unit.attempt(partial(handle, member, scope), scope, *names(member))
-        # what an access changes by itself comes last: it needs the procedures
-        for member in sorted(members, key=lambda m: isinstance(m, (t.On, t.Drive))):
+        # blocks come first, as a bank needs their registers' handlers; what an access
+        # changes by itself comes last: it needs the procedures
+        for member in sorted(
+            members, key=lambda m: 2 * isinstance(m, (t.On, t.Drive)) - isinstance(m, t.Instance)
+        ):
             if (handle := self.finish.get(type(member))) is not None:
                 self.unit.attempt(partial(handle, member, scope))
 
@@ -371,10 +378,16 @@ class Declarations:
             self.unit.timing.wave(wave)
 
     def _pin(self, tree: t.Pin, scope: Scope) -> None:
-        """An input: a stored level that the board drives."""
-        kind = TypeInfo(ir.BOOL, 1)
-        slot = self.unit.slot(scope, tree.name.text, kind, span=tree.span)
-        scope.define(StateDef(tree.name.text, tree.name.span, slot, kind))
+        """An input: a stored level that the board drives; an array of them is a number, a bit each."""
+        count = 1 if tree.count is None else tree.count
+        if not 1 <= count <= MOST_INPUTS:
+            raise Reject("E201", f"an array of inputs has 1 to {MOST_INPUTS}", tree.span)
+        name = tree.name.text
+        kind = TypeInfo(ir.Range(0, 2**count - 1), count)
+        slot = self.unit.slot(scope, name, kind, span=tree.span)
+        scope.define(StateDef(name, tree.name.span, slot, kind))
+        names = [name] if tree.count is None else [f"{name}[{bit}]" for bit in range(count)]
+        self.unit.inputs += [ir.Input(each, slot, bit, tree.doc) for bit, each in enumerate(names)]
 
     def _proc(self, tree: t.Proc, scope: Scope) -> None:
         inputs = [(i.name, self.type(i.type, scope)) for i in tree.inputs]

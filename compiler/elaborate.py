@@ -117,6 +117,7 @@ class Unit:
         self.slots: dict[str, SlotSpec] = {}
         self.waves: dict[str, WaveDef] = {}
         self.params: list[ir.Param] = []
+        self.inputs: list[ir.Input] = []
         self.files = Scope(diagnostics)
         self.scope = Scope(diagnostics, self.files)
         self.expr = Expressions(self)
@@ -175,7 +176,8 @@ class Unit:
             tuple(claim.region(self) for claim in claims),
             self.lines.described(),
             tuple(self.pythons.parts),
-            reachable(self.functions, *(upgrade.function for upgrade in upgrades)), upgrades,
+            reachable(self.functions, *(upgrade.function for upgrade in upgrades)),
+            upgrades, tuple(self.inputs),
         )  # fmt: skip
 
     def note_reads(self) -> None:

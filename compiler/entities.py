@@ -276,12 +276,25 @@ class RamDef(Entity):
 
 @dataclass(eq=False)
 class BankDef(Entity):
-    """Byte-wide registers and RAM behind an index: functions <function>.read and .write."""
+    """Registers and RAM behind an index: functions <function>.read and .write.
+
+    `unit`: bytes that one value of the index selects."""
 
     function: str
     size: int
+    unit: int
     elaborate: Callable[[], None]
     progress: Progress = field(default_factory=lambda: Progress())
+
+    @property
+    def words(self) -> str:
+        """What it has, for messages."""
+        return "bytes" if self.unit == 1 else "words"
+
+    @property
+    def word(self) -> ir.Range:
+        """What an index selects, as a number."""
+        return ir.Range(0, 2 ** (8 * self.unit) - 1)
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
 from .analysis import TooLarge, walk
-from .entities import AlarmDef, ClockDef, CounterDef, Place, Ref, TypeInfo
+from .entities import AlarmDef, ClockDef, CounterDef, LocalDef, Place, Ref, TypeInfo, Value, show
 from .scope import Context, Scope
 
 if TYPE_CHECKING:
@@ -51,12 +51,16 @@ class Event:
 
 @dataclass
 class Edge:
-    """A declared `on ... rises` or `falls` of a condition over stored state."""
+    """A declared `on ... rises` or `falls` of a condition over stored state, or of a number's bits.
+
+    A number's bodies have a parameter more: the bits that rose or fell."""
 
     condition: str  # function
     was: str  # derived slot: the condition as last seen
     scope: Scope
     span: Span
+    type: ir.Range = ir.BOOL
+    bits: bool = False
     rises: list[str] = field(default_factory=list)
     falls: list[str] = field(default_factory=list)
 
@@ -80,13 +84,25 @@ class Events:
         handle[tree.kind](tree, scope)
 
     def _body(
-        self, tree: t.On, scope: Scope, name: str, prologue: list[ir.Stmt], clock: ClockDef | None = None
+        self,
+        tree: t.On,
+        scope: Scope,
+        name: str,
+        prologue: list[ir.Stmt],
+        clock: ClockDef | None = None,
+        bits: ir.Range | None = None,
     ) -> str:
         ctx = Context(scope, scope.place, pure=False, statement=True, line=tree.span.line)
         ctx.settled = clock if tree.kind in ("toggles", "reaches") else None  # an alarm rings once
-        body = self.unit.statements.suite(tree.body, ctx)
-        function = f"{scope.prefix}on.{name}"
         extra = ((UNTIL.name, ir.U64),) if clock is not None else ()
+        if bits is not None and tree.bits is not None:
+            ctx, extra = ctx.inner(), ((tree.bits.text, bits),)
+            changed = Value(ir.Var(tree.bits.text, bits), bits.hi.bit_length())
+            ctx.scope.define(LocalDef(tree.bits.text, tree.bits.span, changed))
+        body = self.unit.statements.suite(tree.body, ctx)
+        if bits is not None:
+            self.unit.warn_unused(ctx.scope)
+        function = f"{scope.prefix}on.{name}"
         self.unit.function(function, (*scope.parameters, *extra), None, [*prologue, *body], tree.span.line)
         return function
 
@@ -217,22 +233,38 @@ class Events:
 
     def _edge(self, tree: t.On, scope: Scope) -> None:
         assert tree.subject is not None
-        condition = self.unit.expr.truth(tree.subject, Context(scope, scope.place))
+        ctx = Context(scope, scope.place)
+        if tree.bits is None:
+            condition, kind = self.unit.expr.truth(tree.subject, ctx), TypeInfo(ir.BOOL, 1)
+        else:
+            condition, kind = self._number(tree.subject, ctx)
         self._stored(condition, tree.subject, f"'{tree.kind}' takes a condition over what is stored")
         if tree.when is not None:
             raise Reject("E501", f"'{tree.kind}' has no 'when'", tree.when.span, "write an 'if' in its body")
         for edge in self.edges:
+            if edge.bits is not (tree.bits is not None):
+                continue
             if edge.scope is scope and self.unit.functions[edge.condition].body == (ir.Return(condition),):
                 break
         else:
             name = f"edge.{len(self.edges)}"
             function = f"{scope.prefix}{name}"
-            self.unit.function(function, scope.parameters, ir.BOOL, [ir.Return(condition)])
-            was = self.unit.slot(scope, f"{name}.was", TypeInfo(ir.BOOL, 1), kind="derived", span=tree.span)
-            edge = Edge(function, was, scope, tree.span)
+            self.unit.function(function, scope.parameters, kind.range, [ir.Return(condition)])
+            was = self.unit.slot(scope, f"{name}.was", kind, kind="derived", span=tree.span)
+            edge = Edge(function, was, scope, tree.span, kind.range, tree.bits is not None)
             self.edges.append(edge)
         bodies = edge.rises if tree.kind == "rises" else edge.falls
-        bodies.append(self._body(tree, scope, f"{tree.kind}.{len(bodies)}.{edge.was}", []))
+        bits = kind.range if edge.bits else None
+        bodies.append(self._body(tree, scope, f"{tree.kind}.{len(bodies)}.{edge.was}", [], bits=bits))
+
+    def _number(self, tree: t.Expr, ctx: Context) -> tuple[ir.Expr, TypeInfo]:
+        """A number whose bits rise and fall."""
+        value = self.unit.expr.value(tree, ctx)
+        width = value.width or value.type.hi.bit_length()
+        if value.type.lo < 0 or not width:
+            raise Reject("E201", f"bits are those of a number; this is {show(value.type)}", tree.span,
+                         "leave out 'as' for a condition")  # fmt: skip
+        return value.expr, TypeInfo(ir.Range(0, 2**width - 1), width)
 
     # --- order ----------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .ir import Field, Line, Module, Param, Python, Range, Region, Register, Slot
+from .ir import Field, Input, Line, Module, Param, Python, Range, Region, Register, Slot
 
-FORMAT = 2
+FORMAT = 3
 
 
 class InterfaceError(ValueError):
@@ -105,9 +105,13 @@ def _record(kind: type[Any], constant: dict[str, Any] | None = None, /, **items:
     """A dataclass; `constant` gives the fields that are not written."""
     constant = constant or {}
     names = [field.name for field in dataclasses.fields(kind)]
-    if [*items, *constant] != names:
+    if [*items] != [name for name in names if name not in constant] or not {*constant} <= {*names}:
         raise TypeError(f"{kind.__name__} has the fields {names}; interface.py knows {[*items, *constant]}")
-    row = _row(*items.values(), build=lambda *cells: kind(*cells, **constant))
+
+    def build(*cells: Any) -> Any:
+        return kind(**dict(zip(items, cells, strict=True)), **constant) if constant else kind(*cells)
+
+    row = _row(*items.values(), build=build)
     return _Codec(lambda value: row.write([getattr(value, name) for name in items]), row.read)
 
 
@@ -146,13 +150,14 @@ REGISTER = _record(
 REGION = _record(
     Region,
     name=TEXT,
-    space=_one_of("io", "mmio"),
+    space=_one_of("io", "mmio", "host"),
     base=PLACE,
     size=INTEGER,
     registers=_many(REGISTER),
     split=FLAG,
 )
 LINE = _record(Line, name=TEXT, doc=TEXT, missed=TEXT, minimum=INTEGER, carries=NAMES)
+INPUT = _record(Input, name=TEXT, slot=TEXT, bit=INTEGER, doc=TEXT)
 PARAM = _record(Param, name=TEXT, type=RANGE, default=INTEGER, slot=_or(TEXT, str, NOTHING), doc=TEXT)
 PYTHON = _record(
     Python,
@@ -177,4 +182,5 @@ MODULE = _record(
     regions=_many(REGION),
     lines=_many(LINE),
     pythons=_many(PYTHON),
+    inputs=_many(INPUT),
 )

@@ -371,7 +371,9 @@ class Register:
 class Region:
     """A window of an address space that the device claims.
 
-    `base` is an address, or the name of the parameter that holds it. The
+    `base` is an address, or the name of the parameter that holds it. A region
+    of the space `host` lies at no address (base 0): the machine around the
+    device accesses it, a guest never does (an interrupt acknowledge, say). The
     functions `<name>_read(offset: U32, width: U32) -> U64` and
     `<name>_write(offset: U32, width: U32, value: U64)` are total: any offset,
     any width and any value have a defined answer. `split`: an access that is
@@ -379,7 +381,7 @@ class Region:
     """
 
     name: str
-    space: Literal["io", "mmio"]
+    space: Literal["io", "mmio", "host"]
     base: int | str
     size: int
     registers: tuple[Register, ...]
@@ -402,6 +404,17 @@ class Line:
     missed: str = ""
     minimum: int = 0
     carries: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A level that comes from outside: bit `bit` of a slot. Whoever changes it calls
+    `settle` before and `commit` after."""
+
+    name: str
+    slot: str
+    bit: int
+    doc: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,6 +500,7 @@ class Module:
     pythons: tuple[Python, ...]
     functions: tuple[Function, ...] = field(repr=False)
     upgrades: tuple[Upgrade, ...] = ()
+    inputs: tuple[Input, ...] = ()
 
     def slot(self, name: str) -> Slot:
         return next(s for s in self.slots if s.name == name)

@@ -96,10 +96,7 @@ class Registers:
             reg.value = self.unit.equation(f"{reg.function}.is", tree.name, kind, value, scope)
         elif tree.fields:
             self._fields(reg, scope, width)
-        elif tree.through is not None:
-            if width != 8:
-                raise Reject("E402", "a bank is gone through a byte at a time", tree.type.span, "make it u8")
-        elif not has_read and (words.readable or not has_write):
+        elif tree.through is None and not has_read and (words.readable or not has_write):
             self._holds_all(kind, words, tree.type.span, size * 8)
             reset = self.unit.reset_value(tree.reset, kind, scope, name)
             reg.storage = self.unit.slot(scope, name, kind, reset=reset, span=tree.name.span)
@@ -226,11 +223,15 @@ class Registers:
     def _through(self, reg: RegDef, tree: t.Through, scope: Scope) -> None:
         """Reads and writes go to a bank's register or byte."""
         bank, index = self.unit.banks.through(tree, scope)
-        line = reg.span.line
-        read = ir.Return(ir.Call(f"{bank.function}.read", (index,), ir.U8))
-        self.unit.function(f"{reg.function}.read", scope.parameters, ir.U8, [read], line)
-        write = ir.Do(ir.Call(f"{bank.function}.write", (index, ir.Var("v", ir.U8)), ir.BOOL))
-        parameters = (*scope.parameters, ("v", ir.U8), ("mask", ir.U8))
+        if not bank.unit == reg.width == reg.lanes:
+            what = "a byte" if bank.unit == 1 else f"{8 * bank.unit} bits"
+            raise Reject("E402", f"a bank is gone through {what} at a time", reg.span,
+                         f"make it u{8 * bank.unit}")  # fmt: skip
+        line, word = reg.span.line, bank.word
+        read = ir.Return(ir.Call(f"{bank.function}.read", (index,), word))
+        self.unit.function(f"{reg.function}.read", scope.parameters, word, [read], line)
+        write = ir.Do(ir.Call(f"{bank.function}.write", (index, ir.Var("v", word)), ir.BOOL))
+        parameters = (*scope.parameters, ("v", word), ("mask", word))
         self.unit.function(f"{reg.function}.write", parameters, None, [write], line)
         reg.done = True
 

@@ -118,21 +118,45 @@ class Settling:
         """Run the bodies of inputs that rose or fell since they were last looked at."""
 
         def one(edge: Edge, place: Place, tag: str) -> list[ir.Stmt]:
-            seen = ir.Var(tag, ir.BOOL)
+            seen, was = ir.Var(tag, edge.type), ir.Load(edge.was, place, edge.type)
+            store = ir.Store(edge.was, place, seen)
+            changed = (
+                (*self._bits_changed(edge, place, tag), store)
+                if edge.bits
+                else (store, *whole(edge, place, seen))
+            )
+            return [
+                ir.Let(seen.name, ir.Call(edge.condition, place, edge.type)),
+                ir.If(a.binary("ne", seen, was), changed),
+            ]
+
+        def whole(edge: Edge, place: Place, seen: ir.Expr) -> list[ir.Stmt]:
             rose, fell = (
                 tuple(ir.Do(ir.Call(body, place, ir.BOOL)) for body in bodies)
                 for bodies in (edge.rises, edge.falls)
             )
-            changed = (ir.Store(edge.was, place, seen), ir.If(seen, rose, fell))
-            return [
-                ir.Let(seen.name, ir.Call(edge.condition, place, ir.BOOL)),
-                ir.If(a.binary("ne", seen, ir.Load(edge.was, place, ir.BOOL)), changed),
-            ]
+            return [ir.If(seen, rose, fell)]
 
         out: list[ir.Stmt] = []
         for number, edge in enumerate(self.unit.events.edges):
             out += for_each(edge.scope, f"seen{number}", partial(one, edge))
         self.unit.function("edges", (), None, out)
+
+    @staticmethod
+    def _bits_changed(edge: Edge, place: Place, tag: str) -> list[ir.Stmt]:
+        """Hand the bodies the bits of a number that rose, and those that fell."""
+        seen, was = ir.Var(tag, edge.type), ir.Load(edge.was, place, edge.type)
+        changed = a.binary("xor", seen, was)
+        out: list[ir.Stmt] = []
+        for bodies, side, of in ((edge.rises, "rose", seen), (edge.falls, "fell", was)):
+            bits = ir.Var(f"{tag}.{side}", edge.type)
+            calls = tuple(ir.Do(ir.Call(body, (*place, bits), ir.BOOL)) for body in bodies)
+            if calls:
+                out += [
+                    ir.Let(bits.name, a.binary("and", changed, of)),
+                    ir.If(a.binary("ne", bits, a.FALSE), calls),
+                ]
+        return out
 
     def _conditional(self) -> Iterator[tuple[CounterDef, str, Scope, str, ir.Expr]]:
         """Counters that run while a condition holds: its function `while`, and itself."""
@@ -256,7 +280,7 @@ class Settling:
         """Everything derived, from what is saved; then tell the host to look at all of it."""
 
         def look(edge: Edge, place: Place, tag: str) -> list[ir.Stmt]:
-            return [ir.Store(edge.was, place, ir.Call(edge.condition, place, ir.BOOL))]
+            return [ir.Store(edge.was, place, ir.Call(edge.condition, place, edge.type))]
 
         def count(on: str, function: str, place: Place, tag: str) -> list[ir.Stmt]:
             return [ir.Store(on, place, ir.Call(function, place, ir.BOOL))]

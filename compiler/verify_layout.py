@@ -123,7 +123,7 @@ def _regions(module: Module) -> Iterator[str]:
     yield from _repeated("region", (region.name for region in module.regions))
     for region in module.regions:
         here = f"region {region.name}"
-        if region.space not in ("io", "mmio"):
+        if region.space not in ("io", "mmio", "host"):
             yield f"{here} is in an unknown space {region.space}"
         space = IO_PORTS if region.space == "io" else 2**64
         if region.size < 1:
@@ -147,6 +147,20 @@ def _lines(module: Module) -> Iterator[str]:
     rises = next((slot for slot in module.slots if slot.name == "rises"), None)
     if rises is None or rises.type != U32 or len(rises.dims) != 1 or rises.dims[0][0] < len(module.lines):
         yield f"has lines, and so needs a slot rises of type U32 and dimension {len(module.lines)}"
+
+
+def _inputs(module: Module) -> Iterator[str]:
+    slots = {slot.name: slot for slot in module.slots}
+    yield from _repeated("input", (given.name for given in module.inputs))
+    for given in module.inputs:
+        slot = slots.get(given.slot)
+        if (
+            slot is None
+            or slot.dims
+            or slot.kind != "state"
+            or not slot.type.contains(Range(0, 1 << given.bit))
+        ):
+            yield f"input {given.name} is bit {given.bit} of {given.slot}, which stores no such bit"
 
 
 def _pythons(module: Module) -> Iterator[str]:
@@ -199,6 +213,7 @@ MODULE_RULES: tuple[Rule, ...] = (
     _params,
     _regions,
     _lines,
+    _inputs,
     _pythons,
     _function_names,
     _exports,

@@ -34,8 +34,7 @@ class Claim:
     def region(self, unit: Unit) -> ir.Region:
         """The register map, for documentation and headers."""
         registers = tuple(_register(unit, placed) for placed in self.layout.registers)
-        space = "io" if self.tree.space == "io" else "mmio"
-        return ir.Region(self.name, space, self.base, self.tree.size, registers, self.tree.split)  # type: ignore[arg-type]
+        return ir.Region(self.name, self.tree.space, self.base, self.tree.size, registers, self.tree.split)  # type: ignore[arg-type]
 
 
 def _register(unit: Unit, placed: Placed) -> ir.Register:
@@ -98,9 +97,9 @@ class Windows:
         self.unit.registers.build(reg, scope)
 
     def _add(self, tree: t.Place, placed: list[Placed], scope: Scope) -> None:
-        placed += self._placed(tree, scope)
+        placed += self.placed(tree, scope)
 
-    def _placed(self, tree: t.Place, scope: Scope) -> list[Placed]:
+    def placed(self, tree: t.Place, scope: Scope) -> list[Placed]:
         """A block's register at an offset; over an array, the offset is an equation of its index."""
         reference = tree.register
         if not isinstance(reference, t.Attribute):
@@ -172,6 +171,8 @@ class Windows:
                     )
 
     def _base(self, tree: t.Window, scope: Scope) -> int | str:
+        if tree.space == "host":
+            return 0
         kind = "port" if tree.space == "io" else "address"
         if isinstance(tree.base, t.Name):
             found = scope.find(tree.base.name, tree.base.span)

@@ -311,7 +311,8 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
         return t.Drive(span_of(m), c[0], c[1])
 
     def pin(self, m: Meta, c: list[Any]) -> t.Pin:
-        return t.Pin(span_of(m), ident(c[0]), text(c[1]))
+        name, count, doc = c
+        return t.Pin(span_of(m), ident(name), number(count) if count else None, text(doc))
 
     def checkpoint(self, m: Meta, c: list[Any]) -> t.Checkpoint:
         return t.Checkpoint(span_of(m), number(c[0]), some(c, t.Upgrade))
@@ -360,26 +361,27 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
 
     def on(self, m: Meta, c: list[Any]) -> t.On:
         event, when, body = c
-        subject, target = event.value
-        return t.On(span_of(m), event.kind, subject, target, when, body)
+        return t.On(span_of(m), event.kind, *event.value, when, body)
+
+    # an event's value: subject, target, name of the bits
 
     def rises(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "rises", (c[0], None))
+        return Option(span_of(m), "rises", (c[0], None, ident(c[1]) if c[1] else None))
 
     def falls(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "falls", (c[0], None))
+        return Option(span_of(m), "falls", (c[0], None, ident(c[1]) if c[1] else None))
 
     def toggles(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "toggles", (c[0], None))
+        return Option(span_of(m), "toggles", (c[0], None, None))
 
     def rings(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "rings", (c[0], None))
+        return Option(span_of(m), "rings", (c[0], None, None))
 
     def reaches(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "reaches", (c[0], c[1]))
+        return Option(span_of(m), "reaches", (c[0], c[1], None))
 
     def power_on(self, m: Meta, c: list[Any]) -> Option:
-        return Option(span_of(m), "power_on", (None, None))
+        return Option(span_of(m), "power_on", (None, None, None))
 
     def proc(self, m: Meta, c: list[Any]) -> t.Proc:
         return t.Proc(span_of(m), ident(c[0]), some(c[1:-1], t.Input), c[-1])
@@ -413,6 +415,11 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
             options.get("aligned", False), some(rest, (t.Reg, t.Place)),
         )  # fmt: skip
 
+    def host(self, m: Meta, c: list[Any]) -> t.Window:
+        """A window that lies in no address space."""
+        name, size, *rest = c
+        return self.window(m, ["host", name, t.Number(span_of(m), 0), size, *rest])
+
     def place(self, m: Meta, c: list[Any]) -> t.Place:
         return t.Place(span_of(m), c[0], c[1], c[2])
 
@@ -420,9 +427,10 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
         return Option(span_of(m), "aligned", True)
 
     def bank(self, m: Meta, c: list[Any]) -> t.Bank:
-        name, size, gaps, *items = c
+        name, size, unit, gaps, *items = c
         return t.Bank(
-            span_of(m), ident(name), number(size), ident(gaps) if gaps else None,
+            span_of(m), ident(name), number(size),
+            ident(unit) if unit else None, ident(gaps) if gaps else None,
             some(items, (t.Reg, t.Ram, t.Place)),
         )  # fmt: skip
 

@@ -25,9 +25,9 @@ SPOKEN = {
 
 WORDS = (
     "device", "block", "enum", "layout", "clock", "counter", "alarm", "state", "latch", "cycle", "let",
-    "wave", "line", "drive", "io", "mmio", "reg", "proc", "on", "python", "checkpoint", "read", "write", "if",
-    "elif", "else", "match", "for", "return", "drop", "arm", "disarm", "pass", "step", "why", "reads",
-    "writes", "tier",
+    "wave", "line", "input", "drive", "io", "mmio", "host", "bank", "reg", "proc", "on", "python",
+    "checkpoint", "read", "write", "if", "elif", "else", "match", "for", "return", "drop", "arm", "disarm",
+    "pass", "step", "why", "reads", "writes", "tier",
 )  # fmt: skip
 """The words that a line may begin with."""
 
@@ -71,7 +71,7 @@ HINTS = (
     (r"\)\s*\[", "bits are taken of a name: give the value one with 'let'"),
     (r"'", "strings stand in double quotes"),
     (r"^\s*reg\b.*:\s*(read|write)\b", "'read:' and 'write NAME:' stand on lines of their own"),
-    (r"^\s*(device|block|if|elif|else|match|on|proc|read|write|io|mmio)\b[^:]*$",
+    (r"^\s*(device|block|if|elif|else|match|on|proc|read|write|io|mmio|host|bank)\b[^:]*$",
      "a ':' is missing at the end"),
     (r"\b0[xX](?![0-9a-fA-F])|\b0[oO]|\b0B|\b0b[01_]*[2-9]", "numbers are decimal, 0x... or 0b..."),
     (r"\b\d[\d_]*\s*(k|M|G|kHz|MHz|GHz|ms|us|ns)\b", "frequencies are in Hz, times in ticks of a clock"),

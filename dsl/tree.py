@@ -413,9 +413,10 @@ class Missed(Node):
 
 @node
 class Pin(Node):
-    """An input of the device: a level that the board drives."""
+    """An input of the device, or an array of `count`: levels that the board drives."""
 
     name: Ident
+    count: int | None
     doc: str
 
 
@@ -508,10 +509,11 @@ class Ram(Node):
 
 @node
 class Bank(Node):
-    """Byte-wide registers and RAM behind an index register."""
+    """Registers and RAM behind an index register; `unit` is the type of what an index selects."""
 
     name: Ident
     size: int
+    unit: Ident | None
     gaps: Ident | None
     items: tuple[Reg | Ram | Place, ...]
 
@@ -538,11 +540,14 @@ class Proc(Node):
 
 @node
 class On(Node):
-    """kind: rises, falls, toggles, reaches (with a target), rings, power_on (no subject)"""
+    """kind: rises, falls, toggles, reaches (with a target), rings, power_on (no subject)
+
+    `bits`: the name that the body has for the bits of a number that rose or fell."""
 
     kind: str
     subject: Expr | None
     target: Expr | None
+    bits: Ident | None
     when: Expr | None
     body: Suite
 

@@ -42,7 +42,7 @@ def _seconds(content: bytes) -> float:
         b"[]",
         b"null",
         b"\xff\xfe",
-        b'["devc interface",2,[]]',
+        b'["devc interface",3,[]]',
         b'["devc interface",1,[]]',
         b"[" * 10**5,
     ],
