@@ -87,6 +87,26 @@ def compile(
     raise typer.Exit(command(files, output, emit, cpu))
 
 
+@app.command(
+    epilog="Examples: devc verify i8254 hpet    devc verify mydevice.dev --log    devc verify out/i8254.bpf.o"
+)
+def verify(
+    files: Files,
+    log: Annotated[bool, typer.Option("--log", help="Print what the verifier says, step by step.")] = False,
+    json: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Write the results as JSON too.")  # noqa: UP045
+    ] = None,
+) -> None:
+    """Have the running kernel's verifier check devices as eBPF: memory and termination.
+
+    FILE may be an object of 'compile --emit bpf', too. Exit status: 0 all accepted, 1 one was
+    refused, 3 no permission for bpf(2) (root, or CAP_BPF and CAP_PERFMON), or a kernel without it.
+    """
+    from .verify import verify as command
+
+    raise typer.Exit(command(files, log, json))
+
+
 @app.command(epilog="Example: devc report i8254 acpi_pm")
 def report(files: Files) -> None:
     """Show each register's place and tier, and the size of state and code."""

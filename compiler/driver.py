@@ -4,6 +4,7 @@
     type.module                     # the interface: registers, lines, layout
     type.traffic                    # which writes may wait, which reads need no lock
     type.native()                   # machine code, from the cache where it is
+    type.bpf()                      # an eBPF object for the running kernel
     type.reference_module()         # the whole IR, for the reference engine
 
 A device file that was compiled before is loaded without being parsed: the
@@ -60,6 +61,12 @@ class DeviceType:
             found = traffic(self.reference_module())
             jit.remember_traffic(self._key, found, self.cache)
         return found
+
+    def bpf(self) -> bytes:
+        """The eBPF object for the running kernel. Raises BpfCompileError."""
+        from .bpf_compile import object_code
+
+        return object_code(self.reference_module(), self.source)
 
     def reference_module(self) -> ir.Module:
         """The module with its functions; `DeviceFileError` if the file is refused."""
