@@ -102,13 +102,10 @@ class Linked:
     calls: tuple[tuple[int, ...], ...]
 
     def place(self, index: int) -> Place | None:
-        """The source of an instruction: its own record, or the last one before it."""
-        found = None
-        for place in self.places:
-            if place.index > index:
-                break
-            found = place
-        return found
+        """The source of an instruction: the last record up to it, in its function, that has a line."""
+        begins = max((at for at in self.starts.values() if at <= index), default=0)
+        places = [place for place in self.places if begins <= place.index <= index and place.line]
+        return max(places, key=lambda place: place.index, default=None)
 
 
 class BpfObject:

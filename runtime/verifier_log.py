@@ -69,24 +69,15 @@ def deepest(stack: list[int], calls: tuple[tuple[int, ...], ...]) -> int:
     if len(stack) != len(calls):
         return sum(stack)
     known: dict[int, int] = {}
-    for number in reversed(range(len(calls))):
-        _depth(number, stack, calls, known, ())
-    return known[0] if calls else 0
 
+    def depth(function: int, callers: tuple[int, ...]) -> int:
+        if function not in known:
+            chain = (*callers, function)
+            below = [depth(called, chain) for called in calls[function] if called not in chain]
+            known[function] = stack[function] + max(below, default=0)
+        return known[function]
 
-def _depth(
-    number: int,
-    stack: list[int],
-    calls: tuple[tuple[int, ...], ...],
-    known: dict[int, int],
-    above: tuple[int, ...],
-) -> int:
-    if number not in known:
-        below = (c for c in calls[number] if c not in above)  # the verifier refuses recursion
-        known[number] = stack[number] + max(
-            (_depth(c, stack, calls, known, (*above, number)) for c in below), default=0
-        )
-    return known[number]
+    return depth(0, ()) if calls else 0
 
 
 def refusal(log: str, linked: Linked | None = None) -> Refusal:
