@@ -11,7 +11,13 @@ import ctypes
 from ctypes import c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-from ..compiler.ir import ATTENTION_DEADLINE, ATTENTION_LEAVE, HEADER, NEVER
+from ..compiler.ir import (
+    ATTENTION_DEADLINE,
+    ATTENTION_LEAVE,
+    ATTENTION_LINES,
+    HEADER,
+    NEVER,
+)
 
 U64_MAX = 2**64 - 1
 PORTS = 1 << 16
@@ -48,6 +54,20 @@ CLOCK_RUNNING = 1
 
 REGION_SPLIT = 1
 REGION_PYTHON = 2
+
+SPINS = 200
+"""How often a thread looks at a lock that another holds before it lets others run."""
+
+CLAIMED = 1 << 31
+"""Beside attention bits: this thread is to deliver the device's edges."""
+
+PULSES_A_DELIVERY = 16
+"""How many pulses that fell into one instant a sink receives one by one. They
+can pile up only where time was jumped over; the rest is counted as merged."""
+
+PROPAGATION = 10_000
+"""How many deliveries one access or event may set off through wires and observers that
+trigger each other; then the rest waits for the next one."""
 
 MAX_COUNTED = 4096
 """Exits are counted for each of a region's first bytes; what lies beyond is
@@ -95,7 +115,7 @@ class RegionEntry(ctypes.Structure):
         ("counted", c_uint32),
         ("flags", c_uint32),
         ("device", c_uint32),
-        ("space", c_uint32),
+        ("lane_size", c_uint32),  # bytes from one lane's counters to the next's
     ]
 
 
@@ -104,7 +124,8 @@ class DeviceEntry(ctypes.Structure):
 
     A deadline before `floor` is taken for one at `floor`. `handlers` is an array
     of `handler_count` `HandlerEntry`s, by `leave`; `commit` makes the rest of the
-    state follow what they wrote.
+    state follow what they wrote. `lines`: its `LineTable`, or 0 if Python looks
+    after all of its lines.
     """
 
     _fields_ = [
@@ -113,9 +134,66 @@ class DeviceEntry(ctypes.Structure):
         ("floor", c_uint64),
         ("commit", c_uint64),
         ("handlers", c_uint64),
+        ("lines", c_uint64),
         ("handler_count", c_uint32),
         ("pad", c_uint32),
     ]
+
+
+class LineTable(ctypes.Structure):
+    """How a device's lines are served, and what their sinks last saw.
+
+    `lines` is an array of `count` `LineEntry`s, by bit; `routes` one of `LineRoute`s;
+    `rises` the device's counters of rising edges. All is read and written under
+    the device's lock. `claimed` is not 0 while a thread delivers the device's edges,
+    and `next` and `instant` belong to that thread: who comes next in its queue (device
+    number + 1, or 0), and when. Nobody else delivers meanwhile, so that edges keep
+    their order; that thread looks again before it lets go.
+    """
+
+    _fields_ = [
+        ("lines", c_uint64),
+        ("routes", c_uint64),
+        ("rises", c_uint64),
+        ("instant", c_uint64),
+        ("count", c_uint32),
+        ("claimed", c_uint32),
+        ("next", c_uint32),
+        ("pad", c_uint32),
+    ]
+
+
+class LineEntry(ctypes.Structure):
+    """One output line: what its sinks last saw of it, and its routes.
+
+    `native` 0: Python delivers to its sinks. Else its sinks are `route_count`
+    routes from number `first` on.
+    """
+
+    _fields_ = [
+        ("rises", c_uint32),
+        ("level", c_uint32),
+        ("edges", c_uint64),
+        ("merged", c_uint64),
+        ("native", c_uint32),
+        ("first", c_uint32),
+        ("route_count", c_uint32),
+        ("pad", c_uint32),
+    ]
+    rises: int
+    level: int
+    edges: int
+    merged: int
+    native: int
+    first: int
+    route_count: int
+
+
+class LineRoute(ctypes.Structure):
+    """A native sink: `function(context, argument, level, now)`, or, if `function` is 0,
+    a wire to the Boolean byte at offset `argument` in the state of device `context`."""
+
+    _fields_ = [("function", c_uint64), ("context", c_uint64), ("argument", c_uint64)]
 
 
 class HandlerEntry(ctypes.Structure):
@@ -132,7 +210,10 @@ HANDLER_FAILED = 2
 
 
 class Window(ctypes.Structure):
-    """One MMIO region in the array sorted by base; size 0 matches nothing."""
+    """One MMIO region in the array sorted by base; size 0 matches nothing.
+
+    The array's first element has their number for its base, and size 0.
+    """
 
     _fields_ = [
         ("base", c_uint64),
@@ -152,13 +233,18 @@ class StateHeader(ctypes.Structure):
     attention: int
     leave: int
     watch: int
+    lock: int
+    version: int
 
 
 class Bus(ctypes.Structure):
     """Everything that the native dispatcher knows.
 
     `deadline` is the earliest of all devices' deadlines, as of the last scan;
-    `moved` is not 0 when it must be found anew.
+    `moved` is not 0 when it must be found anew. `scan` is the lock of a scan, and
+    `timer` one for the host that arms a timer for its result. `wanting` is not 0 if
+    some device's header has attention that nobody has been told of. `cut` counts
+    the times that wires triggered each other for too long.
     """
 
     _fields_ = [
@@ -170,10 +256,13 @@ class Bus(ctypes.Structure):
         ("deadline", c_uint64),
         ("unclaimed_reads", c_uint64),
         ("unclaimed_writes", c_uint64),
-        ("window_count", c_uint32),
         ("device_count", c_uint32),
         ("moved", c_uint32),
+        ("wanting", c_uint32),
         ("pad", c_uint32),
+        ("cut", c_uint64),
+        ("scan", c_uint32),
+        ("timer", c_uint32),
     ]
 
 
@@ -185,6 +274,8 @@ class Access(ctypes.Structure):
     While stopped: `device`, `attention` and `leave` say who wants what; if an
     access is concerned, `entry` is its region's handle (0: a deadline), and
     `offset` and `piece` are the place in the region and the width in bytes.
+    `lane` says where accesses are counted: each thread has its own record and lane,
+    0 being Python's.
     """
 
     _fields_ = [
@@ -204,6 +295,8 @@ class Access(ctypes.Structure):
         ("device", c_uint32),
         ("attention", c_uint32),
         ("leave", c_uint32),
+        ("lane", c_uint32),
+        ("pad", c_uint32),
     ]
     now: int
     address: int
@@ -221,9 +314,10 @@ class Access(ctypes.Structure):
     device: int
     attention: int
     leave: int
+    lane: int
 
     def start(self, space: int, address: int, width: int, write: bool, value: int, now: int) -> None:
-        """Set up an access of `width` (1..8) bytes; all but `hint` is overwritten."""
+        """Set up an access of `width` (1..8) bytes; all but `hint` and `lane` is overwritten."""
         self.space, self.address, self.width, self.write, self.now = space, address, width, write, now
         self.value = value & _mask(width) if write else 0
         self.done = self.claimed = 0
@@ -251,6 +345,9 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     Counters,
     RegionEntry,
     DeviceEntry,
+    LineTable,
+    LineEntry,
+    LineRoute,
     HandlerEntry,
     Window,
     StateHeader,
@@ -272,10 +369,16 @@ CONSTANTS: dict[str, int] = {
     "REGION_PYTHON": REGION_PYTHON,
     "ATTENTION_DEADLINE": ATTENTION_DEADLINE,
     "ATTENTION_LEAVE": ATTENTION_LEAVE,
+    "ATTENTION_LINES": ATTENTION_LINES,
+    "CLAIMED": -CLAIMED,
+    "NOT_CLAIMED": CLAIMED - 1,
+    "PULSES_A_DELIVERY": PULSES_A_DELIVERY,
+    "PROPAGATION": PROPAGATION,
     "HANDLER_CHANGED": HANDLER_CHANGED,
     "HANDLER_FAILED": HANDLER_FAILED,
     "NEVER": -1,
     "PORTS": PORTS,
+    "SPINS": SPINS,
 }
 
 assert NEVER == U64_MAX, "dispatch.ll writes NEVER as -1"

@@ -27,7 +27,9 @@ mmio:
   %windows.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.windows
   %windows = load ptr, ptr %windows.p
   ; Guests poke one device in runs. The hint may be stale, but it stays within
-  ; the array's capacity, where unused windows have size 0 and match nothing.
+  ; the array's capacity, which never shrinks; unused windows have size 0 and
+  ; match nothing, and so has the first, which holds their number: whoever has
+  ; the array has all of it, even if another takes its place.
   %hint.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.hint
   %hint = load i32, ptr %hint.p
   %hot = getelementptr %Window, ptr %windows, i32 %hint
@@ -44,15 +46,16 @@ again:
   ret i32 %hot.entry
 
 search:
-  %count.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.window_count
-  %count = load i32, ptr %count.p
+  %count.wide = load i64, ptr %windows
+  %count = trunc i64 %count.wide to i32
+  %end = add i32 %count, 1
   br label %halve
 
 ; Invariant: every window before %low begins at or below %address, every window
 ; from %high on begins above it.
 halve:
-  %low = phi i32 [ 0, %search ], [ %next.low, %compare ]
-  %high = phi i32 [ %count, %search ], [ %next.high, %compare ]
+  %low = phi i32 [ 1, %search ], [ %next.low, %compare ]
+  %high = phi i32 [ %end, %search ], [ %next.high, %compare ]
   %more = icmp ult i32 %low, %high
   br i1 %more, label %compare, label %found
 
@@ -68,7 +71,7 @@ compare:
   br label %halve
 
 found:
-  %none = icmp eq i32 %low, 0
+  %none = icmp eq i32 %low, 1
   br i1 %none, label %nobody, label %candidate
 
 candidate:
@@ -106,39 +109,25 @@ define internal i64 @ones(i32 %width) alwaysinline {
   ret i64 %mask
 }
 
-; What the device wants of Python: its attention, but for a moved deadline, which
-; is noted on the bus and cleared. Whoever attends clears the rest.
-define internal i32 @attention(ptr %bus, ptr %state) alwaysinline {
-  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
-  %attention = load i32, ptr %attention.p
-  %calm = icmp eq i32 %attention, 0
-  br i1 %calm, label %nothing, label %look, !prof !1000
-
-nothing:
-  ret i32 0
-
-look:
-  %deadline = and i32 %attention, $ATTENTION_DEADLINE
-  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
-  %was_moved = load i32, ptr %moved.p
-  %is_moved = or i32 %was_moved, %deadline
-  store i32 %is_moved, ptr %moved.p
-  %rest = xor i32 %attention, %deadline
-  store i32 %rest, ptr %attention.p
-  ret i32 %rest
-}
-
-; Add 1 to the counter of (%offset, heavy or light, write or read).
-define internal void @count(ptr %entry, i64 %offset, i32 %write, i32 %heavy) alwaysinline {
+; Add 1 to the counter of (%offset, heavy or light, write or read) in the thread's lane.
+define internal void @count_access(ptr %access, ptr %entry, i64 %offset, i32 %write, i32 %heavy) alwaysinline {
   %counted.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.counted
   %counted = load i32, ptr %counted.p
   %last = sub i32 %counted, 1
   %last.wide = zext i32 %last to i64
   %beyond = icmp ugt i64 %offset, %last.wide
   %index = select i1 %beyond, i64 %last.wide, i64 %offset
+  %lane.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.lane
+  %lane = load i32, ptr %lane.p
+  %lane_size.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.lane_size
+  %lane_size = load i32, ptr %lane_size.p
+  %lane.wide = zext i32 %lane to i64
+  %lane_size.wide = zext i32 %lane_size to i64
+  %lane.at = mul i64 %lane.wide, %lane_size.wide
   %counters.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.counters
   %counters = load ptr, ptr %counters.p
-  %row = getelementptr %Counters, ptr %counters, i64 %index
+  %own = getelementptr i8, ptr %counters, i64 %lane.at
+  %row = getelementptr %Counters, ptr %own, i64 %index
   %heavy.column = shl i32 %heavy, 1
   %column = or i32 %heavy.column, %write
   %counter.p = getelementptr i64, ptr %row, i32 %column
@@ -148,13 +137,16 @@ define internal void @count(ptr %entry, i64 %offset, i32 %write, i32 %heavy) alw
   ret void
 }
 
+define internal void @count_light(ptr %access, ptr %entry, i64 %offset, i32 %write) alwaysinline {
+  call void @count_access(ptr %access, ptr %entry, i64 %offset, i32 %write, i32 0)
+  ret void
+}
+
 ; Python is needed: say where, who and what.
 define internal void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 %wanted, i32 %outcome) cold {
   %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
   %write = load i32, ptr %write.p
-  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
-  %state = load ptr, ptr %state.p
-  call void @count(ptr %entry, i64 %offset, i32 %write, i32 1)
+  call void @count_access(ptr %access, ptr %entry, i64 %offset, i32 %write, i32 1)
   %attention.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.attention
   store i32 %wanted, ptr %attention.p
   %entry.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.entry
@@ -167,26 +159,102 @@ define internal void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i3
   %device = load i32, ptr %device.p
   %device.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.device
   store i32 %device, ptr %device.out
-  %wants_leave = icmp eq i32 %wanted, 0
-  br i1 %wants_leave, label %said, label %say_leave
-
-say_leave:
-  %leave.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.leave
-  %leave = load i32, ptr %leave.p
-  %leave.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.leave
-  store i32 %leave, ptr %leave.out
-  br label %said
-
-said:
   %outcome.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.outcome
   store i32 %outcome, ptr %outcome.p
   ret void
 }
 
-; A region's handler has served %piece bytes and answers %result: take note of it.
-define internal i32 @served(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %result) alwaysinline {
+; Read %width bytes at %offset of a region that compiled code serves, under the
+; device's lock. The answer, and what is left for Python (attention bits; 0: nothing).
+define internal { i64, i32 } @read_piece(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset, i32 %width) alwaysinline {
+  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
+  %state = load ptr, ptr %state.p
+  %read.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.read
+  %read = load ptr, ptr %read.p
+  call void @hold(ptr %state)
+  %at = call i64 @arrival(ptr %state, i64 %now)
+  %answer = call i64 %read(ptr %state, i64 %at, i32 %offset, i32 %width)
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %calm = icmp eq i32 %attention, 0
+  br i1 %calm, label %light, label %more, !prof !1000
+
+light:
+  call void @let_go(ptr %state)
+  %light.answer = insertvalue { i64, i32 } { i64 0, i32 0 }, i64 %answer, 0
+  ret { i64, i32 } %light.answer
+
+more:
+  %finished = call { i64, i32 } @finish(ptr %bus, ptr %access, ptr %entry, i64 %at, i32 %offset, i32 %width, i32 0, i64 0, i64 %answer)
+  ret { i64, i32 } %finished
+}
+
+; Write as @read_piece reads; what is left for Python.
+define internal i32 @write_piece(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset, i32 %width, i64 %value) alwaysinline {
+  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
+  %state = load ptr, ptr %state.p
+  %write.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.write
+  %write = load ptr, ptr %write.p
+  call void @hold(ptr %state)
+  %at = call i64 @arrival(ptr %state, i64 %now)
+  call void %write(ptr %state, i64 %at, i32 %offset, i32 %width, i64 %value)
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %calm = icmp eq i32 %attention, 0
+  br i1 %calm, label %light, label %more, !prof !1000
+
+light:
+  call void @let_go(ptr %state)
+  ret i32 0
+
+more:
+  %finished = call { i64, i32 } @finish(ptr %bus, ptr %access, ptr %entry, i64 %at, i32 %offset, i32 %width, i32 1, i64 %value, i64 0)
+  %left = extractvalue { i64, i32 } %finished, 1
+  ret i32 %left
+}
+
+; After a handler that wants something: compiled handlers of Python parts, the
+; deadline, lines with native sinks. Called with the device's lock held, returns
+; without it: the answer, and what is left for Python.
+define internal { i64, i32 } @finish(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset, i32 %width, i32 %write, i64 %value, i64 %answer) noinline {
   %now.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.now
-  %now = load i64, ptr %now.p
+  store i64 %now, ptr %now.p
+  %number.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.device
+  %number = load i32, ptr %number.p
+  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
+  %state = load ptr, ptr %state.p
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %leave_bit = and i32 %attention, $ATTENTION_LEAVE
+  %leaves = icmp ne i32 %leave_bit, 0
+  br i1 %leaves, label %left, label %sort
+
+; A compiled handler may serve what the region left; LEAVE remains if none does.
+left:
+  %leave.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.leave
+  %leave = load i32, ptr %leave.p
+  %leave.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.leave
+  store i32 %leave, ptr %leave.out
+  %rest = xor i32 %attention, $ATTENTION_LEAVE
+  store i32 %rest, ptr %attention.p
+  %served = call { i1, i64 } @serve_compiled(ptr %bus, ptr %entry, ptr %state, i32 %write, i64 %now, i32 %offset, i32 %width, i64 %value)
+  %was_served = extractvalue { i1, i64 } %served, 0
+  %compiled.answer = extractvalue { i1, i64 } %served, 1
+  %still_left = select i1 %was_served, i32 0, i32 $ATTENTION_LEAVE
+  br label %sort
+
+sort:
+  %unserved = phi i32 [ 0, %0 ], [ %still_left, %left ]
+  %final = phi i64 [ %answer, %0 ], [ %compiled.answer, %left ]
+  %wanted = call i32 @settle_attention(ptr %bus, i32 %number, ptr %state, i64 %now)
+  %all = or i32 %wanted, %unserved
+  %with_answer = insertvalue { i64, i32 } poison, i64 %final, 0
+  %result = insertvalue { i64, i32 } %with_answer, i32 %all, 1
+  ret { i64, i32 } %result
+}
+
+; A piece was served, or tried, and %left of it is for Python: take note in the record.
+define internal i32 @conclude(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %answer, i32 %left) alwaysinline {
   %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
   %write = load i32, ptr %write.p
   %is_write = icmp ne i32 %write, 0
@@ -194,51 +262,34 @@ define internal i32 @served(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 
   %done = load i32, ptr %done.p
   %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
   %value = load i64, ptr %value.p
-  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
-  %state = load ptr, ptr %state.p
+  %leave_bit = and i32 %left, $ATTENTION_LEAVE
+  %leaves = icmp ne i32 %leave_bit, 0
+  br i1 %leaves, label %heavy, label %merge, !prof !1001
+
+merge:
   %mask = call i64 @ones(i32 %piece)
   %bits = shl i32 %done, 3
   %shift = zext i32 %bits to i64
-  %offset32 = trunc i64 %offset to i32
-  %attention = call i32 @attention(ptr %bus, ptr %state)
-  %leave_bit = and i32 %attention, $ATTENTION_LEAVE
-  %leaves = icmp ne i32 %leave_bit, 0
-  br i1 %leaves, label %left, label %merge, !prof !1001
-
-; A compiled handler may serve what the region left; LEAVE remains if none does.
-left:
-  %left.shifted = lshr i64 %value, %shift
-  %given = and i64 %left.shifted, %mask
-  %served = call { i32, i64 } @serve_compiled(ptr %bus, ptr %entry, ptr %state, i32 %attention, i32 %write, i64 %now, i32 %offset32, i32 %piece, i64 %given)
-  %left.attention = extractvalue { i32, i64 } %served, 0
-  %left.answer = extractvalue { i32, i64 } %served, 1
-  %still_bit = and i32 %left.attention, $ATTENTION_LEAVE
-  %still = icmp ne i32 %still_bit, 0
-  br i1 %still, label %heavy, label %merge
-
-merge:
-  %final = phi i64 [ %result, %0 ], [ %left.answer, %left ]
-  %after.attention = phi i32 [ %attention, %0 ], [ %left.attention, %left ]
-  %masked = and i64 %final, %mask
+  %masked = and i64 %answer, %mask
   %placed = shl i64 %masked, %shift
   %merged = or i64 %value, %placed
   %new_value = select i1 %is_write, i64 %value, i64 %merged
   store i64 %new_value, ptr %value.p
   %new_done = add i32 %done, %piece
   store i32 %new_done, ptr %done.p
-  %calm = icmp eq i32 %after.attention, 0
+  %calm = icmp eq i32 %left, 0
   br i1 %calm, label %light, label %told, !prof !1000
 
 light:
-  call void @count(ptr %entry, i64 %offset, i32 %write, i32 0)
+  call void @count_access(ptr %access, ptr %entry, i64 %offset, i32 %write, i32 0)
   ret i32 $SERVED
 
 heavy:
-  call void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 %left.attention, i32 $HEAVY)
+  call void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 %left, i32 $HEAVY)
   ret i32 $HEAVY
 
 told:
-  call void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 %after.attention, i32 $ATTENTION)
+  call void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i32 %left, i32 $ATTENTION)
   ret i32 $ATTENTION
 }
 
@@ -246,12 +297,6 @@ told:
 define internal i32 @serve(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece) alwaysinline {
   %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
   %write = load i32, ptr %write.p
-  %done.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.done
-  %done = load i32, ptr %done.p
-  %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
-  %value = load i64, ptr %value.p
-  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
-  %state = load ptr, ptr %state.p
   %flags.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.flags
   %flags = load i32, ptr %flags.p
   %python = and i32 %flags, $REGION_PYTHON
@@ -261,30 +306,33 @@ define internal i32 @serve(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %
 native:
   %now.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.now
   %now = load i64, ptr %now.p
-  %mask = call i64 @ones(i32 %piece)
-  %bits = shl i32 %done, 3
-  %shift = zext i32 %bits to i64
   %offset32 = trunc i64 %offset to i32
   %is_write = icmp ne i32 %write, 0
   br i1 %is_write, label %do_write, label %do_read
 
 do_write:
-  %write_fn.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.write
-  %write_fn = load ptr, ptr %write_fn.p
+  %done.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.done
+  %done = load i32, ptr %done.p
+  %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
+  %value = load i64, ptr %value.p
+  %mask = call i64 @ones(i32 %piece)
+  %bits = shl i32 %done, 3
+  %shift = zext i32 %bits to i64
   %shifted = lshr i64 %value, %shift
   %written = and i64 %shifted, %mask
-  call void %write_fn(ptr %state, i64 %now, i32 %offset32, i32 %piece, i64 %written)
+  %write.left = call i32 @write_piece(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset32, i32 %piece, i64 %written)
   br label %after
 
 do_read:
-  %read_fn.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.read
-  %read_fn = load ptr, ptr %read_fn.p
-  %answer = call i64 %read_fn(ptr %state, i64 %now, i32 %offset32, i32 %piece)
+  %read = call { i64, i32 } @read_piece(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset32, i32 %piece)
+  %answer = extractvalue { i64, i32 } %read, 0
+  %read.left = extractvalue { i64, i32 } %read, 1
   br label %after
 
 after:
   %result = phi i64 [ 0, %do_write ], [ %answer, %do_read ]
-  %outcome = call i32 @served(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %result)
+  %left = phi i32 [ %write.left, %do_write ], [ %read.left, %do_read ]
+  %outcome = call i32 @conclude(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %result, i32 %left)
   ret i32 %outcome
 
 heavy:
@@ -388,9 +436,7 @@ unclaimed:
   %write = load i32, ptr %write.p
   %unclaimed.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.unclaimed_reads
   %counter.p = getelementptr i64, ptr %unclaimed.p, i32 %write
-  %counter = load i64, ptr %counter.p
-  %one_more = add i64 %counter, 1
-  store i64 %one_more, ptr %counter.p
+  %counter = atomicrmw add ptr %counter.p, i64 1 monotonic
   ret i32 $UNCLAIMED
 }
 
@@ -423,11 +469,15 @@ ask:
   ret i64 %now
 }
 
-; Find the earliest of all deadlines, note it on the bus.
+; Find the earliest of all deadlines, note it on the bus. One scan at a time: an
+; older result never replaces a newer one. A deadline moves before `moved` is set,
+; so either the scan sees it or `moved` stays.
 define i64 @devc_earliest(ptr %bus) {
 entry:
+  %scan.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.scan
+  call void @take(ptr %scan.p)
   %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
-  store i32 0, ptr %moved.p
+  %was_moved = atomicrmw xchg ptr %moved.p, i32 0 seq_cst
   %devices.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.devices
   %devices = load ptr, ptr %devices.p
   %count.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.device_count
@@ -447,9 +497,9 @@ look:
   br i1 %free, label %continue, label %compare
 
 compare:
-  %own = load i64, ptr %state
+  %own = load atomic i64, ptr %state monotonic, align 8
   %floor.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.floor
-  %floor = load i64, ptr %floor.p
+  %floor = load atomic i64, ptr %floor.p monotonic, align 8
   %held = icmp ult i64 %own, %floor
   %deadline = select i1 %held, i64 %floor, i64 %own
   %smaller = call i64 @llvm.umin.i64(i64 %deadline, i64 %earliest)
@@ -462,12 +512,14 @@ continue:
 
 end:
   %deadline.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.deadline
-  store i64 %earliest, ptr %deadline.p
+  store atomic i64 %earliest, ptr %deadline.p monotonic, align 8
+  call void @release(ptr %scan.p)
   ret i64 %earliest
 }
 
 ; Settle, at access.now, every device from number access.done on whose deadline
-; has come, each once. Stops after one that wants attention (ATTENTION), or at
+; has come, each once. Another thread may be at it too: who comes second to a device
+; finds nothing due. Stops after one that wants attention (ATTENTION), or at
 ; one that only Python can settle (HEAVY); SERVED when all are through.
 define i32 @devc_settle(ptr %bus, ptr %access) {
 entry:
@@ -482,7 +534,7 @@ entry:
   br label %loop
 
 loop:
-  %index = phi i32 [ %cursor, %entry ], [ %next, %look ], [ %next, %due ], [ %next, %settle ]
+  %index = phi i32 [ %cursor, %entry ], [ %next, %look ], [ %next, %due ], [ %next, %no_more ], [ %next, %settle ]
   %next = add i32 %index, 1
   %left = icmp ult i32 %index, %count
   br i1 %left, label %look, label %end
@@ -494,31 +546,45 @@ look:
   br i1 %free, label %loop, label %due
 
 due:
-  %own = load i64, ptr %state
+  %own = load atomic i64, ptr %state monotonic, align 8
   %floor.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.floor
-  %floor = load i64, ptr %floor.p
+  %floor = load atomic i64, ptr %floor.p monotonic, align 8
   %held = icmp ult i64 %own, %floor
   %deadline = select i1 %held, i64 %floor, i64 %own
   %is_due = icmp ule i64 %deadline, %now
   br i1 %is_due, label %who, label %loop
 
 who:
-  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
-  store i32 1, ptr %moved.p
   %settle.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.settle
   %settle_fn = load ptr, ptr %settle.p
   %python = icmp eq ptr %settle_fn, null
-  br i1 %python, label %stop, label %settle
+  br i1 %python, label %heavy, label %claim
+
+heavy:
+  call void @deadline_moved(ptr %bus)
+  br label %stop
+
+claim:
+  call void @hold(ptr %state)
+  %present = load i64, ptr %state
+  %still_due = icmp ule i64 %present, %now
+  br i1 %still_due, label %settle, label %no_more
+
+no_more:
+  call void @let_go(ptr %state)
+  br label %loop
 
 settle:
-  call void %settle_fn(ptr %state, i64 %now)
-  %attention = call i32 @attention(ptr %bus, ptr %state)
+  %at = call i64 @arrival(ptr %state, i64 %now)
+  call void %settle_fn(ptr %state, i64 %at)
+  call void @deadline_moved(ptr %bus)
+  %attention = call i32 @settle_attention(ptr %bus, i32 %index, ptr %state, i64 %at)
   %calm = icmp eq i32 %attention, 0
   br i1 %calm, label %loop, label %stop
 
 stop:
-  %outcome = phi i32 [ $HEAVY, %who ], [ $ATTENTION, %settle ]
-  %wanted = phi i32 [ 0, %who ], [ %attention, %settle ]
+  %outcome = phi i32 [ $HEAVY, %heavy ], [ $ATTENTION, %settle ]
+  %wanted = phi i32 [ 0, %heavy ], [ %attention, %settle ]
   store i32 %next, ptr %cursor.p
   %device.out = getelementptr %Access, ptr %access, i32 0, i32 $Access.device
   store i32 %index, ptr %device.out
@@ -534,7 +600,41 @@ end:
   ret i32 $SERVED
 }
 
+; As long as the KVM loop calls handlers itself.
+define internal i32 @served(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %result) {
+  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
+  %state = load ptr, ptr %state.p
+  %now.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.now
+  %now = load i64, ptr %now.p
+  %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
+  %write = load i32, ptr %write.p
+  %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
+  %value = load i64, ptr %value.p
+  %offset32 = trunc i64 %offset to i32
+  call void @hold(ptr %state)
+  %finished = call { i64, i32 } @finish(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset32, i32 %piece, i32 %write, i64 %value, i64 %result)
+  %answer = extractvalue { i64, i32 } %finished, 0
+  %left = extractvalue { i64, i32 } %finished, 1
+  %outcome = call i32 @conclude(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %answer, i32 %left)
+  ret i32 %outcome
+}
+
+define internal void @count(ptr %entry, i64 %offset, i32 %write, i32 %heavy) alwaysinline {
+  %nobody = alloca %Access
+  store %Access zeroinitializer, ptr %nobody
+  call void @count_access(ptr %nobody, ptr %entry, i64 %offset, i32 %write, i32 %heavy)
+  ret void
+}
+
+; Tell that a deadline moved: after it did, so that nobody looks in vain.
+define internal void @deadline_moved(ptr %bus) alwaysinline {
+  %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
+  store atomic i32 1, ptr %moved.p release, align 4
+  ret void
+}
+
 declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.umax.i64(i64, i64)
 
 ; What an access is like nearly always: so that its code is in one piece.
 !1000 = !{!"branch_weights", i32 1000, i32 1}

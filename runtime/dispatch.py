@@ -13,27 +13,24 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar, cast
 
-from ..compiler.jit import NativeCode
 from .bus import (
     CLOCK_FIXED,
     CLOCK_RUNNING,
-    CONSTANTS,
     MAX_COUNTED,
     MAX_ENTRIES,
     MAX_WIDTH,
     PORTS,
     REGION_PYTHON,
     REGION_SPLIT,
-    STRUCTURES,
     U64_MAX,
     Access,
     Bus,
@@ -41,13 +38,15 @@ from .bus import (
     Counters,
     DeviceEntry,
     HandlerEntry,
+    LineTable,
     Outcome,
     PortIndex,
     RegionEntry,
     Space,
+    StateHeader,
     Window,
 )
-from .native_module import compile_text, expand, read_text
+from .dispatch_code import dispatch_text, native
 
 __all__ = [
     "CLOCK_FIXED",
@@ -64,10 +63,22 @@ __all__ = [
 
 Attend = Callable[[Access], None]
 
-_SYMBOLS = ("devc_access", "devc_settle", "devc_earliest", "devc_now")
-
 _CALL = ctypes.PYFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
 _ASK = ctypes.PYFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
+_DELIVER = ctypes.PYFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64)
+_LOCK = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+
+QUARANTINE = 64
+"""How many regions must be removed after one before its handle is given out again: a thread
+may be about to call what it found under it."""
+
+_ROWS_A_LINE = 64 // ctypes.sizeof(Counters)
+"""Lanes do not share cache lines."""
+
+
+def lane(vcpu: int) -> int:
+    """Where a vCPU's accesses are counted (`Access.lane`)."""
+    return vcpu + 1
 
 
 class DispatchError(Exception):
@@ -75,16 +86,6 @@ class DispatchError(Exception):
 
 
 _Item = TypeVar("_Item", bound=ctypes.Structure)
-
-
-def dispatch_text() -> str:
-    """The dispatcher's text, for a host to put before its loop's."""
-    return read_text(__package__, "dispatch.ll") + read_text(__package__, "handlers.ll")
-
-
-@cache
-def _native() -> NativeCode:
-    return compile_text(expand(dispatch_text(), STRUCTURES, CONSTANTS), _SYMBOLS)
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ class _Region:
     space: Space
     base: int
     size: int
-    counters: ctypes.Array[Counters]
+    counters: ctypes.Array[Counters]  # each lane's, one after the other
 
     @property
     def end(self) -> int:
@@ -119,22 +120,32 @@ class Dispatcher:
 
     A HEAVY record may carry attention bits too. What `attend` raises comes out
     of the call that led to it, with the access completed as if unanswered.
+
+    Any number of threads may run native code over these tables, each with its own
+    `Access`; `vcpus` says how many count accesses (docs/threads.md). `attend` is called,
+    and the tables are changed, under `lock`.
     """
 
-    def __init__(self) -> None:
-        native = _native()
-        self._access_fn = _CALL(native.symbol("devc_access"))
-        self._settle_fn = _CALL(native.symbol("devc_settle"))
-        self._earliest_fn = _ASK(native.symbol("devc_earliest"))
-        self._now_fn = _ASK(native.symbol("devc_now"))
+    def __init__(self, vcpus: int = 1) -> None:
+        symbol = native().symbol
+        self._access_fn = _CALL(symbol("devc_access"))
+        self._settle_fn = _CALL(symbol("devc_settle"))
+        self._earliest_fn = _ASK(symbol("devc_earliest"))
+        self._now_fn = _ASK(symbol("devc_now"))
+        self._deliver_fn = _DELIVER(symbol("devc_deliver"))
         self.attend: Attend = lambda access: None
+        self.lock = threading.RLock()
+        self._lanes = lane(vcpus)
         self.bus = Bus()
         self.bus.moved = 1
         self.address = ctypes.addressof(self.bus)
         self.bus.clock.source, self.bus.clock.gettime = _monotonic()
         self._ports = PortIndex()
         self.bus.ports = ctypes.addressof(self._ports)
-        self._handlers: dict[int, object] = {}
+        self._kept: dict[int, tuple[object, ...]] = {}
+        # Removed regions by handle, the oldest first: see QUARANTINE.
+        self._removed: dict[int, _Region] = {}
+        self._unused = 1
         self._regions: dict[int, _Region] = {}
         self._mmio: list[int] = []
         # A loop in another thread may still look at an array that was replaced;
@@ -162,20 +173,24 @@ class Dispatcher:
         settle_addr: int,
         commit_addr: int = 0,
         handlers: ctypes.Array[HandlerEntry] | None = None,
+        lines: LineTable | None = None,
     ) -> int:
         """Watch a device's deadline (the header at `state_addr`); returns its number.
 
         A known state gets the new settle function. `settle_addr` 0: only
         Python can settle it. `handlers`: what serves the accesses that its
-        regions leave, by `leave`; they need its commit function.
+        regions leave, by `leave`; they need its commit function. `lines`: its lines
+        that native code serves; without a table Python is told of every edge.
         """
-        number = self._device(state_addr)
-        device = self._devices[number]
-        device.settle, device.commit = settle_addr, commit_addr
-        self._handlers[number] = handlers
-        device.handlers = ctypes.addressof(handlers) if handlers else 0
-        device.handler_count = len(handlers) if handlers else 0
-        return number
+        with self.lock:
+            number = self._device(state_addr)
+            device = self._devices[number]
+            device.settle, device.commit = settle_addr, commit_addr
+            self._kept[number] = (handlers, lines)
+            device.handlers = ctypes.addressof(handlers) if handlers else 0
+            device.handler_count = len(handlers) if handlers else 0
+            device.lines = ctypes.addressof(lines) if lines is not None else 0
+            return number
 
     def remove_device(self, number: int) -> None:
         """Forget a device; its regions must have been removed before."""
@@ -184,7 +199,7 @@ class Dispatcher:
         if users:
             raise DispatchError(f"device {number} still serves {', '.join(users)}; remove that first")
         self._devices[number] = DeviceEntry()
-        self._handlers.pop(number, None)
+        self._kept.pop(number, None)
         self.bus.moved = 1
 
     def hold_off(self, number: int, floor: int) -> None:
@@ -236,10 +251,10 @@ class Dispatcher:
         Raises DispatchError if the place is taken or does not exist.
         """
         space = Space[space.upper()] if isinstance(space, str) else Space(space)
-        handle = next(n for n in range(1, MAX_ENTRIES + 1) if n not in self._regions)
-        if handle == MAX_ENTRIES:
-            raise DispatchError(f"a machine has at most {MAX_ENTRIES - 1} regions")
-        counters = (Counters * min(max(size, 1), MAX_COUNTED))()
+        handle = self._free_handle()
+        counted = min(max(size, 1), MAX_COUNTED)
+        a_lane = -(-counted // _ROWS_A_LINE) * _ROWS_A_LINE
+        counters = (Counters * (a_lane * self._lanes))()
         region = _Region(name or f"region {handle}", space, base, size, counters)
         self._check(region, base, handle)
         if not python and not (read_addr and write_addr and state_addr):
@@ -254,29 +269,35 @@ class Dispatcher:
             base=base,
             size=size,
             counters=ctypes.addressof(counters),
-            counted=len(counters),
+            counted=counted,
             flags=(REGION_SPLIT if split else 0) | (REGION_PYTHON if python else 0),
             device=self._device(state_addr) if state_addr else U64_MAX >> 32,
-            space=space,
+            lane_size=a_lane * ctypes.sizeof(Counters),
         )
+        if self._removed.pop(handle, None) is None:
+            self._unused += 1
         self._regions[handle] = region
         self._map(handle)
         return handle
 
     def move(self, handle: int, base: int) -> None:
         """Let the region begin at `base`; on DispatchError it stays where it was."""
-        region = self._region(handle)
-        self._check(region, base, handle)
-        self._unmap(handle)
-        region.base = base
-        self._entries[handle].base = base
-        self._map(handle)
+        with self.lock:
+            region = self._region(handle)
+            self._check(region, base, handle)
+            self._unmap(handle)
+            region.base = base
+            self._entries[handle].base = base
+            self._map(handle)
 
     def remove(self, handle: int) -> None:
-        """Give the region's addresses up. The handle may be given out again."""
-        self._unmap(handle)
-        del self._regions[handle]
-        self._entries[handle] = RegionEntry()
+        """Give the region's addresses up.
+
+        Its entry stays for the moment: a thread may have looked it up, and its device lives on.
+        """
+        with self.lock:
+            self._unmap(handle)
+            self._removed[handle] = self._regions.pop(handle)
 
     def serve_in_python(self, handle: int, python: bool) -> None:
         """Force the region's accesses to Python, or let native handlers serve them."""
@@ -287,8 +308,12 @@ class Dispatcher:
         entry.flags = entry.flags & ~REGION_PYTHON | (REGION_PYTHON if python else 0)
 
     def stats(self, handle: int) -> ctypes.Array[Counters]:
-        """Live counters of a region's byte offsets (the last one counts all beyond)."""
-        return self._region(handle).counters
+        """Exits so far, by a region's byte offsets (the last one counts all beyond)."""
+        counters = self._region(handle).counters
+        counted = self._entries[handle].counted
+        a_lane = self._entries[handle].lane_size // ctypes.sizeof(Counters)
+        lanes = [counters[i * a_lane : i * a_lane + counted] for i in range(self._lanes)]
+        return (Counters * counted)(*(_sum(rows) for rows in zip(*lanes, strict=True)))
 
     def windows(self) -> list[tuple[str, int, int]]:
         """The MMIO regions' (name, base, size), by base."""
@@ -312,19 +337,25 @@ class Dispatcher:
         """
         if not 1 <= width <= MAX_WIDTH:
             raise DispatchError(f"an access is 1 to {MAX_WIDTH} bytes wide, not {width}")
-        record, self._spare = self._spare or Access(), None
-        record.start(space, address, width, write, value, self.now() if now is None else now)
-        try:
-            outcome = self._to_the_end(self._access_fn, record)
-            return outcome, record.value
-        finally:
-            self._spare = record
+        with self.lock:
+            record, self._spare = self._spare or Access(), None
+            record.start(space, address, width, write, value, self.now() if now is None else now)
+            try:
+                outcome = self._to_the_end(self._access_fn, record)
+                return outcome, record.value
+            finally:
+                self._spare = record
 
     def settle(self, now: int) -> None:
         """Settle every device whose deadline is not after `now`, each once."""
-        record = Access()
-        record.now = now
-        self._to_the_end(self._settle_fn, record)
+        with self.lock:
+            self._to_the_end(self._settle_fn, Access(now=now))
+
+    def deliver(self, number: int, now: int) -> None:
+        """Have native code deliver a device's edges after Python called into it, at `now`."""
+        with self.lock:
+            if self._deliver_fn(self.address, number, now):
+                self._attend_wanting(now)
 
     def earliest(self) -> int:
         """The earliest deadline of all devices in ns, NEVER if there is none."""
@@ -343,17 +374,38 @@ class Dispatcher:
     def attended(self, record: Access) -> None:
         """Have `attend` look after a record that stopped; afterwards it can go on.
 
-        For hosts. Whatever `attend` raises, the piece is complete.
+        For hosts, on any thread. Whatever `attend` raises, the piece is complete.
         """
-        try:
-            self.attend(record)
-        finally:
-            self.bus.moved = 1
-            if record.outcome == Outcome.HEAVY and record.entry:
-                record.answer(U64_MAX)
-            record.outcome = Outcome.SERVED
+        with self.lock:
+            try:
+                self.attend(record)
+                if self.bus.wanting:
+                    self._attend_wanting(record.now)
+            finally:
+                self.bus.moved = 1
+                if record.outcome == Outcome.HEAVY and record.entry:
+                    record.answer(U64_MAX)
+                record.outcome = Outcome.SERVED
+
+    def _attend_wanting(self, now: int) -> None:
+        """Native edges led to devices that want something of Python."""
+        self.bus.wanting = 0
+        for number in range(self.bus.device_count):
+            state = self._devices[number].state
+            if state and self._devices[number].lines:
+                attention = StateHeader.from_address(state).attention
+                if attention:
+                    asked = Access(now=now, device=number, attention=attention, outcome=Outcome.ATTENTION)
+                    self.attend(asked)
 
     # --- the tables ---
+
+    def _free_handle(self) -> int:
+        if self._unused < MAX_ENTRIES and len(self._removed) <= QUARANTINE:
+            return self._unused
+        if not self._removed:
+            raise DispatchError(f"a machine has at most {MAX_ENTRIES - 1} regions")
+        return next(iter(self._removed))
 
     def _region(self, handle: int) -> _Region:
         try:
@@ -404,22 +456,26 @@ class Dispatcher:
         """Write the sorted windows into a new array, so that a reader sees one or the other."""
         self._mmio.sort(key=lambda h: self._regions[h].base)
         count = len(self._mmio)
-        capacity = len(self._windows) if count <= len(self._windows) else 2 * len(self._windows)
+        capacity = len(self._windows) * (1 if count < len(self._windows) else 2)
         fresh = (Window * capacity)()
-        for window, handle in zip(fresh, self._mmio, strict=False):
+        fresh[0].base = count
+        for place, handle in enumerate(self._mmio, 1):
             region = self._regions[handle]
-            window.base, window.size, window.entry = region.base, region.size, handle
+            fresh[place] = Window(region.base, region.size, handle)
         self._replaced.append(self._windows)
         self._windows = fresh
-        self.bus.window_count = min(count, self.bus.window_count)
         self.bus.windows = ctypes.addressof(fresh)
-        self.bus.window_count = count
 
     def _grown(self, array: ctypes.Array[_Item]) -> ctypes.Array[_Item]:
         self._replaced.append(array)
         larger = (array._type_ * (2 * len(array)))()
         ctypes.memmove(larger, array, ctypes.sizeof(array))
         return larger
+
+
+def _sum(rows: tuple[Counters, ...]) -> Counters:
+    names = [name for name, _ in Counters._fields_]
+    return Counters(*(sum(getattr(row, name) for row in rows) for name in names))
 
 
 _GetTime = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64))

@@ -1,11 +1,10 @@
 ; Serving by compiled handlers of Python parts (numba_tier.py) what a device's
 ; own handlers left with ATTENTION_LEAVE. Goes after dispatch.ll.
 
-; Serve one piece of a region's. Returns what the device wants of Python now, as
-; @attention does, and the answer to a read. LEAVE remains in it, and nothing has
-; happened, if there is no such handler or it failed: the interpreter serves the
-; access then. Not inlined: it is off the path of handlers that leave nothing.
-define internal { i32, i64 } @serve_compiled(ptr %bus, ptr %entry, ptr %state, i32 %attention, i32 %write, i64 %now, i32 %offset, i32 %piece, i64 %value) noinline {
+; Serve one piece of a region's, under its device's lock. Returns whether that was
+; done, and the answer to a read. If there is no such handler or it failed, nothing
+; has happened: the interpreter serves the access then.
+define internal { i1, i64 } @serve_compiled(ptr %bus, ptr %entry, ptr %state, i32 %write, i64 %now, i32 %offset, i32 %piece, i64 %value) noinline {
   %answer.p = alloca i64
   store i64 0, ptr %answer.p
   %number.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.device
@@ -37,10 +36,6 @@ call:
   br i1 %failed, label %unserved, label %served
 
 served:
-  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
-  %left = load i32, ptr %attention.p
-  %rest = xor i32 %left, $ATTENTION_LEAVE
-  store i32 %rest, ptr %attention.p
   %changed = icmp eq i32 %status, $HANDLER_CHANGED
   br i1 %changed, label %commit, label %done
 
@@ -51,14 +46,10 @@ commit:
   br label %done
 
 done:
-  %wants = call i32 @attention(ptr %bus, ptr %state)
   %answer = load i64, ptr %answer.p
-  %with_wants = insertvalue { i32, i64 } poison, i32 %wants, 0
-  %result = insertvalue { i32, i64 } %with_wants, i64 %answer, 1
-  ret { i32, i64 } %result
+  %result = insertvalue { i1, i64 } { i1 true, i64 0 }, i64 %answer, 1
+  ret { i1, i64 } %result
 
 unserved:
-  %with_leave = insertvalue { i32, i64 } poison, i32 %attention, 0
-  %unanswered = insertvalue { i32, i64 } %with_leave, i64 0, 1
-  ret { i32, i64 } %unanswered
+  ret { i1, i64 } zeroinitializer
 }

@@ -72,7 +72,19 @@ def expand(text: str, structures: Sequence[type[ctypes.Structure]], constants: M
         except KeyError:
             raise NativeModuleError(f"{match.group(0)} names no field and no constant") from None
 
-    return declare(structures) + _PLACE.sub(number, text)
+    return declare(structures) + _once(_PLACE.sub(number, text))
+
+
+def _once(text: str) -> str:
+    """Each of the files put together declares what it calls; LLVM takes a declaration once."""
+    seen: set[str] = set()
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("declare ") and line in seen:
+            continue
+        seen.add(line)
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def read_text(package: str, name: str) -> str:

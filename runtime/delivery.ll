@@ -1,0 +1,521 @@
+; Edges of lines on their way to native sinks, without Python. Goes after dispatch.ll.
+;
+; A line's entry says what its sinks last saw, and is compared with the state under
+; the device's lock. Sinks are called under no lock. One thread at a time delivers
+; for a device (its table is `claimed`): who finds it claimed leaves its edges to that
+; thread, which looks again before it ends. So no line's edges change places.
+
+; After a call into a device, its lock held: note a moved deadline, have edges
+; delivered. Lets the lock go. What is left for Python; it stays in the header too.
+define internal i32 @settle_attention(ptr %bus, i32 %number, ptr %state, i64 %now) {
+  %wants = call i32 @sort_attention(ptr %bus, i32 %number, ptr %state)
+  call void @let_go(ptr %state)
+  %claimed = icmp slt i32 %wants, 0
+  br i1 %claimed, label %deliver, label %done
+
+deliver:
+  call void @deliver_all(ptr %bus, i32 %number, i64 %now)
+  %own = and i32 %wants, $NOT_CLAIMED
+  ; Python attends to whoever wants it, this device first.
+  %wanting.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.wanting
+  %wanting = load atomic i32, ptr %wanting.p acquire, align 4
+  %somebody = icmp ne i32 %wanting, 0
+  %other = select i1 %somebody, i32 $ATTENTION_LINES, i32 0
+  %all = or i32 %own, %other
+  ret i32 %all
+
+done:
+  ret i32 %wants
+}
+
+; Under the device's lock: attention for Python, which stays in the header; and CLAIMED
+; if lines with native sinks changed, which this thread has claimed.
+define internal i32 @sort_attention(ptr %bus, i32 %number, ptr %state) {
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %deadline = and i32 %attention, $ATTENTION_DEADLINE
+  %still = icmp eq i32 %deadline, 0
+  br i1 %still, label %others, label %moved
+
+moved:
+  call void @deadline_moved(ptr %bus)
+  br label %others
+
+others:
+  %rest = xor i32 %attention, %deadline
+  store i32 %rest, ptr %attention.p
+  %lines = and i32 %rest, $ATTENTION_LINES
+  %calm = icmp eq i32 %lines, 0
+  br i1 %calm, label %for_python, label %find_table
+
+for_python:
+  ret i32 %rest
+
+find_table:
+  %table = call ptr @table(ptr %bus, i32 %number)
+  %none = icmp eq ptr %table, null
+  br i1 %none, label %for_python, label %compare
+
+compare:
+  %changed = call { i1, i1 } @changed_lines(ptr %table, ptr %state)
+  %native = extractvalue { i1, i1 } %changed, 0
+  %python = extractvalue { i1, i1 } %changed, 1
+  %without = xor i32 %rest, $ATTENTION_LINES
+  %wants = select i1 %python, i32 %rest, i32 %without
+  store i32 %wants, ptr %attention.p
+  %claimed.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.claimed
+  %claimed = load i32, ptr %claimed.p
+  %free = icmp eq i32 %claimed, 0
+  %to_claim = and i1 %native, %free
+  br i1 %to_claim, label %claim, label %end
+
+claim:
+  store i32 1, ptr %claimed.p
+  %with_claim = or i32 %wants, $CLAIMED
+  ret i32 %with_claim
+
+end:
+  ret i32 %wants
+}
+
+define internal ptr @table(ptr %bus, i32 %number) alwaysinline {
+  %device = call ptr @device(ptr %bus, i32 %number)
+  %table.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.lines
+  %table = load ptr, ptr %table.p
+  ret ptr %table
+}
+
+define internal ptr @device(ptr %bus, i32 %number) alwaysinline {
+  %devices.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.devices
+  %devices = load ptr, ptr %devices.p
+  %device = getelementptr %DeviceEntry, ptr %devices, i32 %number
+  ret ptr %device
+}
+
+; The present level and count of rises of line %index. A line from 32 on has pulses only.
+define internal { i32, i32 } @line_now(ptr %table, ptr %state, i32 %index) alwaysinline {
+  %lines.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.lines
+  %lines = load i32, ptr %lines.p
+  %has_level = icmp ult i32 %index, 32
+  %shift = and i32 %index, 31
+  %shifted = lshr i32 %lines, %shift
+  %bit = and i32 %shifted, 1
+  %level = select i1 %has_level, i32 %bit, i32 0
+  %rises.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.rises
+  %rises = load ptr, ptr %rises.p
+  %own.p = getelementptr i32, ptr %rises, i32 %index
+  %own = load i32, ptr %own.p
+  %with_level = insertvalue { i32, i32 } poison, i32 %level, 0
+  %result = insertvalue { i32, i32 } %with_level, i32 %own, 1
+  ret { i32, i32 } %result
+}
+
+define internal ptr @line_entry(ptr %table, i32 %index) alwaysinline {
+  %entries.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.lines
+  %entries = load ptr, ptr %entries.p
+  %entry = getelementptr %LineEntry, ptr %entries, i32 %index
+  ret ptr %entry
+}
+
+define internal i1 @line_changed(ptr %table, ptr %state, ptr %entry, i32 %index) alwaysinline {
+  %present = call { i32, i32 } @line_now(ptr %table, ptr %state, i32 %index)
+  %level = extractvalue { i32, i32 } %present, 0
+  %rises = extractvalue { i32, i32 } %present, 1
+  %seen.level.p = getelementptr %LineEntry, ptr %entry, i32 0, i32 $LineEntry.level
+  %seen.level = load i32, ptr %seen.level.p
+  %seen.rises.p = getelementptr %LineEntry, ptr %entry, i32 0, i32 $LineEntry.rises
+  %seen.rises = load i32, ptr %seen.rises.p
+  %level.moved = icmp ne i32 %level, %seen.level
+  %rises.moved = icmp ne i32 %rises, %seen.rises
+  %moved = or i1 %level.moved, %rises.moved
+  ret i1 %moved
+}
+
+; Whether a line with native sinks changed, and whether one of Python's did.
+define internal { i1, i1 } @changed_lines(ptr %table, ptr %state) {
+entry:
+  %count.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.count
+  %count = load i32, ptr %count.p
+  br label %loop
+
+loop:
+  %index = phi i32 [ 0, %entry ], [ %next, %look ]
+  %native = phi i1 [ false, %entry ], [ %native.after, %look ]
+  %python = phi i1 [ false, %entry ], [ %python.after, %look ]
+  %left = icmp ult i32 %index, %count
+  br i1 %left, label %look, label %end
+
+look:
+  %line = call ptr @line_entry(ptr %table, i32 %index)
+  %changed = call i1 @line_changed(ptr %table, ptr %state, ptr %line, i32 %index)
+  %native.p = getelementptr %LineEntry, ptr %line, i32 0, i32 $LineEntry.native
+  %kind = load i32, ptr %native.p
+  %is_native = icmp ne i32 %kind, 0
+  %is_python = xor i1 %is_native, true
+  %changed.native = and i1 %changed, %is_native
+  %changed.python = and i1 %changed, %is_python
+  %native.after = or i1 %native, %changed.native
+  %python.after = or i1 %python, %changed.python
+  %next = add i32 %index, 1
+  br label %loop
+
+end:
+  %with_native = insertvalue { i1, i1 } poison, i1 %native, 0
+  %result = insertvalue { i1, i1 } %with_native, i1 %python, 1
+  ret { i1, i1 } %result
+}
+
+; Devices whose edges this thread delivers, in the order in which they were reached:
+; numbers + 1, linked through their tables. 0: none.
+%Queue = type { i32, i32 }
+
+; %number, which this thread has claimed, comes last.
+define internal void @append(ptr %bus, ptr %queue, i32 %number, i64 %instant) {
+  %table = call ptr @table(ptr %bus, i32 %number)
+  %instant.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.instant
+  store i64 %instant, ptr %instant.p
+  %next.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.next
+  store i32 0, ptr %next.p
+  %link = add i32 %number, 1
+  %tail.p = getelementptr %Queue, ptr %queue, i32 0, i32 1
+  %tail = load i32, ptr %tail.p
+  store i32 %link, ptr %tail.p
+  %empty = icmp eq i32 %tail, 0
+  br i1 %empty, label %first, label %behind
+
+first:
+  store i32 %link, ptr %queue
+  ret void
+
+behind:
+  %last = sub i32 %tail, 1
+  %last.table = call ptr @table(ptr %bus, i32 %last)
+  %last.next.p = getelementptr %LineTable, ptr %last.table, i32 0, i32 $LineTable.next
+  store i32 %link, ptr %last.next.p
+  ret void
+}
+
+; The first of the queue + 1, which is then no more in it; 0 if it is empty.
+define internal i32 @pop(ptr %bus, ptr %queue) {
+  %head = load i32, ptr %queue
+  %empty = icmp eq i32 %head, 0
+  br i1 %empty, label %done, label %unlink
+
+unlink:
+  %number = sub i32 %head, 1
+  %table = call ptr @table(ptr %bus, i32 %number)
+  %next.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.next
+  %next = load i32, ptr %next.p
+  store i32 %next, ptr %queue
+  %was_last = icmp eq i32 %next, 0
+  br i1 %was_last, label %emptied, label %done
+
+emptied:
+  %tail.p = getelementptr %Queue, ptr %queue, i32 0, i32 1
+  store i32 0, ptr %tail.p
+  br label %done
+
+done:
+  ret i32 %head
+}
+
+; Deliver for device %first, which this thread has claimed, and for those that its edges
+; lead to: deliveries never nest. At most PROPAGATION rounds, then the claims are given
+; up, and what is left waits for the device's next edge.
+define internal void @deliver_all(ptr %bus, i32 %first, i64 %now) noinline {
+entry:
+  %queue = alloca %Queue
+  store %Queue zeroinitializer, ptr %queue
+  call void @append(ptr %bus, ptr %queue, i32 %first, i64 %now)
+  br label %round
+
+round:
+  %rounds = phi i32 [ $PROPAGATION, %entry ], [ %rounds.left, %requeue ], [ %rounds.left, %unclaim ]
+  %link = call i32 @pop(ptr %bus, ptr %queue)
+  %empty = icmp eq i32 %link, 0
+  br i1 %empty, label %done, label %begin
+
+begin:
+  %number = sub i32 %link, 1
+  %device = call ptr @device(ptr %bus, i32 %number)
+  %state = load ptr, ptr %device
+  %table = call ptr @table(ptr %bus, i32 %number)
+  %instant.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.instant
+  %instant = load i64, ptr %instant.p
+  %rounds.left = call i32 @llvm.usub.sat.i32(i32 %rounds, i32 1)
+  %spent = icmp eq i32 %rounds, 0
+  br i1 %spent, label %cut, label %serve
+
+serve:
+  call void @deliver_lines(ptr %bus, ptr %queue, ptr %table, ptr %state, i64 %instant)
+  br label %look_again
+
+cut:
+  %cut.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.cut
+  %was_cut = atomicrmw add ptr %cut.p, i64 1 monotonic
+  br label %look_again
+
+look_again:
+  call void @hold(ptr %state)
+  %changed = call { i1, i1 } @changed_lines(ptr %table, ptr %state)
+  %native = extractvalue { i1, i1 } %changed, 0
+  %python = extractvalue { i1, i1 } %changed, 1
+  call void @tell_of_lines(ptr %bus, ptr %state, i1 %python)
+  %in_time = xor i1 %spent, true
+  %again = and i1 %native, %in_time
+  br i1 %again, label %requeue, label %unclaim
+
+requeue:
+  call void @let_go(ptr %state)
+  call void @append(ptr %bus, ptr %queue, i32 %number, i64 %instant)
+  br label %round
+
+unclaim:
+  %claimed.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.claimed
+  store i32 0, ptr %claimed.p
+  call void @let_go(ptr %state)
+  br label %round
+
+done:
+  ret void
+}
+
+; Under the device's lock: have Python told of its lines, if it is not yet.
+define internal void @tell_of_lines(ptr %bus, ptr %state, i1 %python) {
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %lines = and i32 %attention, $ATTENTION_LINES
+  %unsaid = icmp eq i32 %lines, 0
+  %to_tell = and i1 %python, %unsaid
+  br i1 %to_tell, label %tell, label %done
+
+tell:
+  %more = or i32 %attention, $ATTENTION_LINES
+  store i32 %more, ptr %attention.p
+  call void @want_python(ptr %bus)
+  br label %done
+
+done:
+  ret void
+}
+
+define internal void @want_python(ptr %bus) {
+  %wanting.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.wanting
+  store atomic i32 1, ptr %wanting.p release, align 4
+  ret void
+}
+
+; Deliver each line of a device that changed, once, lowest first.
+define internal void @deliver_lines(ptr %bus, ptr %queue, ptr %table, ptr %state, i64 %now) {
+entry:
+  %taken = alloca %LineEntry
+  %count.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.count
+  %count = load i32, ptr %count.p
+  br label %loop
+
+loop:
+  %from = phi i32 [ 0, %entry ], [ %next, %edges ]
+  call void @hold(ptr %state)
+  %index = call i32 @take_line(ptr %table, ptr %state, i32 %from, i32 %count, ptr %taken)
+  %routes.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.routes
+  %routes = load ptr, ptr %routes.p
+  call void @let_go(ptr %state)
+  %some = icmp ult i32 %index, %count
+  br i1 %some, label %edges, label %done
+
+edges:
+  call void @deliver_edges(ptr %bus, ptr %queue, ptr %routes, ptr %taken, i64 %now)
+  %next = add i32 %index, 1
+  br label %loop
+
+done:
+  ret void
+}
+
+; Under the device's lock: the first line with native sinks from %from on that changed, else
+; %count. Its entry is brought up to date; %taken has the routes, the level that the sinks
+; saw last, and in `edges` how many are to come.
+define internal i32 @take_line(ptr %table, ptr %state, i32 %from, i32 %count, ptr %taken) {
+entry:
+  br label %loop
+
+loop:
+  %index = phi i32 [ %from, %entry ], [ %next, %skip ]
+  %left = icmp ult i32 %index, %count
+  br i1 %left, label %look, label %none
+
+look:
+  %line = call ptr @line_entry(ptr %table, i32 %index)
+  %changed = call i1 @line_changed(ptr %table, ptr %state, ptr %line, i32 %index)
+  %native.p = getelementptr %LineEntry, ptr %line, i32 0, i32 $LineEntry.native
+  %kind = load i32, ptr %native.p
+  %is_native = icmp ne i32 %kind, 0
+  %found = and i1 %changed, %is_native
+  br i1 %found, label %take, label %skip
+
+skip:
+  %next = add i32 %index, 1
+  br label %loop
+
+none:
+  ret i32 %count
+
+take:
+  %copy = load %LineEntry, ptr %line
+  store %LineEntry %copy, ptr %taken
+  %present = call { i32, i32 } @line_now(ptr %table, ptr %state, i32 %index)
+  %level = extractvalue { i32, i32 } %present, 0
+  %rises = extractvalue { i32, i32 } %present, 1
+  %seen.level.p = getelementptr %LineEntry, ptr %line, i32 0, i32 $LineEntry.level
+  %seen.level = load i32, ptr %seen.level.p
+  %seen.rises.p = getelementptr %LineEntry, ptr %line, i32 0, i32 $LineEntry.rises
+  %seen.rises = load i32, ptr %seen.rises.p
+  store i32 %level, ptr %seen.level.p
+  store i32 %rises, ptr %seen.rises.p
+  %counted = sub i32 %rises, %seen.rises
+  %higher = icmp ugt i32 %level, %seen.level
+  %one = zext i1 %higher to i32
+  ; A rise that the counter does not know of.
+  %at_least = call i32 @llvm.umax.i32(i32 %counted, i32 %one)
+  %rose = zext i32 %at_least to i64
+  %twice = shl i64 %rose, 1
+  %seen.wide = zext i32 %seen.level to i64
+  %level.wide = zext i32 %level to i64
+  %from_seen = add i64 %twice, %seen.wide
+  %toggles = sub i64 %from_seen, %level.wide
+  ; More pulses than a sink is told of one by one are merged.
+  %odd = and i64 %toggles, 1
+  %limit.even = shl i64 $PULSES_A_DELIVERY, 1
+  %limit = or i64 %limit.even, %odd
+  %delivered = call i64 @llvm.umin.i64(i64 %toggles, i64 %limit)
+  %too_many = sub i64 %toggles, %delivered
+  %pulses = lshr i64 %too_many, 1
+  %merged.p = getelementptr %LineEntry, ptr %line, i32 0, i32 $LineEntry.merged
+  %merged = load i64, ptr %merged.p
+  %merged.after = add i64 %merged, %pulses
+  store i64 %merged.after, ptr %merged.p
+  %edges.p = getelementptr %LineEntry, ptr %line, i32 0, i32 $LineEntry.edges
+  %edges = load i64, ptr %edges.p
+  %edges.after = add i64 %edges, %delivered
+  store i64 %edges.after, ptr %edges.p
+  %taken.edges.p = getelementptr %LineEntry, ptr %taken, i32 0, i32 $LineEntry.edges
+  store i64 %delivered, ptr %taken.edges.p
+  ret i32 %index
+}
+
+; Tell every route of a line that @take_line took of each of its edges.
+define internal void @deliver_edges(ptr %bus, ptr %queue, ptr %routes, ptr %taken, i64 %now) {
+entry:
+  %level.p = getelementptr %LineEntry, ptr %taken, i32 0, i32 $LineEntry.level
+  %seen = load i32, ptr %level.p
+  %edges.p = getelementptr %LineEntry, ptr %taken, i32 0, i32 $LineEntry.edges
+  %edges = load i64, ptr %edges.p
+  %first.p = getelementptr %LineEntry, ptr %taken, i32 0, i32 $LineEntry.first
+  %first = load i32, ptr %first.p
+  %count.p = getelementptr %LineEntry, ptr %taken, i32 0, i32 $LineEntry.route_count
+  %count = load i32, ptr %count.p
+  br label %edge
+
+edge:
+  %edges.left = phi i64 [ %edges, %entry ], [ %edges.fewer, %route ]
+  %before = phi i32 [ %seen, %entry ], [ %level, %route ]
+  %level = xor i32 %before, 1
+  %over = icmp eq i64 %edges.left, 0
+  br i1 %over, label %done, label %begin
+
+begin:
+  %edges.fewer = sub i64 %edges.left, 1
+  br label %route
+
+route:
+  %index = phi i32 [ 0, %begin ], [ %next, %told ]
+  %some = icmp ult i32 %index, %count
+  br i1 %some, label %tell, label %edge
+
+tell:
+  %number = add i32 %first, %index
+  %route.p = getelementptr %LineRoute, ptr %routes, i32 %number
+  %function = load ptr, ptr %route.p
+  %context.p = getelementptr %LineRoute, ptr %routes, i32 %number, i32 $LineRoute.context
+  %argument.p = getelementptr %LineRoute, ptr %routes, i32 %number, i32 $LineRoute.argument
+  %argument = load i64, ptr %argument.p
+  %is_wire = icmp eq ptr %function, null
+  br i1 %is_wire, label %wire, label %call
+
+call:
+  %context = load ptr, ptr %context.p
+  call void %function(ptr %context, i64 %argument, i32 %level, i64 %now)
+  br label %told
+
+wire:
+  %target = load i32, ptr %context.p
+  call void @drive_input(ptr %bus, ptr %queue, i32 %target, i64 %argument, i32 %level, i64 %now)
+  br label %told
+
+told:
+  %next = add i32 %index, 1
+  br label %route
+
+done:
+  ret void
+}
+
+; Set an input of a device, a bit of its state: bit %place & 7 of the byte at %place >> 3.
+; Its own edges are delivered afterwards, by this thread or by one that is at it already.
+define internal void @drive_input(ptr %bus, ptr %queue, i32 %number, i64 %place, i32 %level, i64 %now) {
+  %device = call ptr @device(ptr %bus, i32 %number)
+  %state = load ptr, ptr %device
+  %settle.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.settle
+  %settle_fn = load ptr, ptr %settle.p
+  %commit.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.commit
+  %commit_fn = load ptr, ptr %commit.p
+  %offset = lshr i64 %place, 3
+  %byte.p = getelementptr i8, ptr %state, i64 %offset
+  %place8 = trunc i64 %place to i8
+  %bit = and i8 %place8, 7
+  %mask = shl i8 1, %bit
+  %level8 = trunc i32 %level to i8
+  %placed = shl i8 %level8, %bit
+  %others.mask = xor i8 %mask, -1
+  call void @hold(ptr %state)
+  %at = call i64 @arrival(ptr %state, i64 %now)
+  call void %settle_fn(ptr %state, i64 %at)
+  %old = load i8, ptr %byte.p
+  %others = and i8 %old, %others.mask
+  %new = or i8 %others, %placed
+  store i8 %new, ptr %byte.p
+  call void %commit_fn(ptr %state, i64 %at)
+  %wants = call i32 @sort_attention(ptr %bus, i32 %number, ptr %state)
+  call void @let_go(ptr %state)
+  %for_python = and i32 %wants, $NOT_CLAIMED
+  %calm = icmp eq i32 %for_python, 0
+  br i1 %calm, label %own_edges, label %tell
+
+tell:
+  call void @want_python(ptr %bus)
+  br label %own_edges
+
+own_edges:
+  %claimed = icmp slt i32 %wants, 0
+  br i1 %claimed, label %queue_up, label %done
+
+queue_up:
+  call void @append(ptr %bus, ptr %queue, i32 %number, i64 %at)
+  br label %done
+
+done:
+  ret void
+}
+
+; Python has called into device %number itself: deliver what is native of that.
+; What is left for Python.
+define i32 @devc_deliver(ptr %bus, i32 %number, i64 %now) {
+  %device = call ptr @device(ptr %bus, i32 %number)
+  %state = load ptr, ptr %device
+  call void @hold(ptr %state)
+  %left = call i32 @settle_attention(ptr %bus, i32 %number, ptr %state, i64 %now)
+  ret i32 %left
+}
+
+declare i32 @llvm.usub.sat.i32(i32, i32)
+declare i32 @llvm.umax.i32(i32, i32)
