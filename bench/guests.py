@@ -98,7 +98,7 @@ class Guest:
         host: Any = self.vmm.host
         host.boot(ADDRESS)
         nothing = ctypes.cast(library("exits.c").bench_no_handler, ctypes.c_void_p).value
-        plain = PlainGuest(host._fd, host._vcpu.run, nothing, None, 0)
+        plain = PlainGuest(host.cpus[0].fd, host.cpus[0].block.run, nothing, None, 0)
         start = time.perf_counter_ns()
         status = loop(ctypes.byref(plain))
         taken = time.perf_counter_ns() - start

@@ -5,12 +5,13 @@ back (edges of lines, Python handlers, the host's own ports) goes to the
 machine. `Vmm` keeps the two address maps alike, and turns lines into
 interrupts and two ports into a console and a way out.
 
-Non-goals: interrupt controllers, more than one vCPU, firmware.
+Non-goals: interrupt controllers as device files (runtime/interrupts.py), firmware.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ from .bus import CLOCK_FIXED, CLOCK_RUNNING, Access, Outcome
 from .clock import HostClock
 from .device import Device, RegionTarget
 from .dispatch import Dispatcher
-from .hosts import DEFAULT_MEMORY, Exit, Host, pick
+from .hosts import DEFAULT_MEMORY, Exit, Host, HostError, pick
+from .hosts.kvm import KvmHost
+from .hosts.kvm_vm import Irqchip
 from .instance import NativeInstance
 from .machine import Machine
 from .policies import Policy
@@ -43,14 +46,28 @@ class RegisterCount:
 class Vmm:
     """A guest on a host, its devices on a machine.
 
-    `host`: "kvm", "unicorn", or None for the best that works here. Use as a
-    context manager, or `close` it (which leaves the machine usable).
+    `host`: "kvm", "unicorn", or None for the best that works here. `memory`, `vcpus`,
+    `irqchip` and `hide_kvm` as the host takes them. Use as a context manager, or
+    `close` it (which leaves the machine usable).
+
+    While the guest runs, whoever touches the machine from another thread holds `lock`,
+    or has the guest `paused`.
     """
 
-    def __init__(self, machine: Machine, host: str | None = None, memory: int = DEFAULT_MEMORY) -> None:
-        """Raises HostError if the host does not work here."""
+    def __init__(
+        self,
+        machine: Machine,
+        host: str | None = None,
+        memory: int = DEFAULT_MEMORY,
+        *,
+        vcpus: int = 1,
+        irqchip: Irqchip = "none",
+        hide_kvm: bool = False,
+    ) -> None:
+        """Raises HostError if the host does not work here, or not like that."""
         self.machine = machine
-        kind, self.why = pick(host)
+        special = vcpus != 1 or irqchip != "none" or hide_kvm
+        kind, self.why = pick("kvm" if special and host is None else host)
         self.dispatcher = Dispatcher()
         self._handles: dict[int, Window] = {}
         self._devices: dict[int, Device] = {}
@@ -62,7 +79,14 @@ class Vmm:
             self._map(window)
         self.dispatcher.attend = self._attend
         machine.moved.append(self._moved)
-        self.host: Host = kind(self.dispatcher, memory)
+        self.host: Host
+        if kind is KvmHost:
+            self.host = KvmHost(self.dispatcher, memory, vcpus=vcpus, irqchip=irqchip, hide_kvm=hide_kvm)
+        elif special:
+            raise HostError("several vCPUs, interrupt controllers and CPUID are KVM's: choose the host kvm")
+        else:
+            self.host = kind(self.dispatcher, memory)
+        self.lock = self.host.lock
 
     # --- the address map ---------------------------------------------------------
 
@@ -171,6 +195,32 @@ class Vmm:
             acknowledged = False
         self.machine.wire(line, sink, missed=missed, minimum=minimum, acknowledged=acknowledged)
 
+    def irq(
+        self,
+        line: str,
+        gsi: int,
+        *,
+        missed: str | Policy | None = None,
+        minimum: int | None = None,
+        acknowledged: bool | None = None,
+    ) -> None:
+        """Let "device.line" drive an input of KVM's interrupt controllers (irqchip "kernel"):
+        GSI 0 to 15 as a PC's IRQs, 16 to 23 on the I/O APIC only. Several on one are or-ed.
+
+        The rest is as for `interrupt`; KVM's controllers tell of no acknowledgement.
+        """
+        host = self.host
+        if not isinstance(host, KvmHost):
+            raise HostError("interrupt controllers are KVM's: choose the host kvm and irqchip='kernel'")
+        argument, call = host.source(gsi), host.line_call
+
+        def sink(level: int, now: int) -> None:
+            call(argument, level, now)
+
+        if acknowledged is None and (missed is not None or minimum is not None):
+            acknowledged = False
+        self.machine.wire(line, sink, missed=missed, minimum=minimum, acknowledged=acknowledged)
+
     def console(self, write: Callable[[bytes], object], port: int = 0xE9) -> None:
         """Bytes written to a port go to a function (Bochs' debug console)."""
         self._claim(port, lambda offset, width, value: write(bytes([value & 0xFF])))
@@ -195,6 +245,22 @@ class Vmm:
         self.dispatcher.deadlines_moved()
         self._hold_off()
         return self.host.run(until)
+
+    def stop(self) -> None:
+        """Have `run` return; from any thread, and from what serves the guest."""
+        self.host.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """All vCPUs stand between two instructions meanwhile; `run` goes on afterwards.
+
+        From another thread than the vCPUs', which does not hold `lock`.
+        """
+        self.host.pause()
+        try:
+            yield
+        finally:
+            self.host.resume()
 
     def counts(self) -> list[RegisterCount]:
         """Exits by register, in the order of the address map."""

@@ -153,7 +153,7 @@ def test_a_timer_that_is_not_moved_is_armed_once() -> None:
     board.io.state.deadline = NEVER - 1
     with booted(board, "1: in $0x40, %al\n jmp 1b") as host:
         host.run(until=host.dispatcher.now() + 5_000_000)
-        assert host._vcpu.interrupted <= 3
+        assert host.cpus[0].block.interrupted <= 3
 
 
 @needs_kvm
@@ -211,15 +211,18 @@ def test_a_signal_that_the_caller_blocked_does_not_end_run() -> None:
 @needs_kvm
 def test_a_signal_blocked_between_two_runs_does_not_keep_the_guest_from_running() -> None:
     board = Board()
-    reads = board.dispatcher.stats(board.io.handle)[0]
+
+    def reads() -> int:
+        return board.dispatcher.stats(board.io.handle)[0].light_reads
+
     with booted(board, "1: in $0x40, %al\n jmp 1b") as host:
         host.run(until=host.dispatcher.now() + 1_000_000)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         try:
             signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
-            before = reads.light_reads
+            before = reads()
             host.run(until=host.dispatcher.now() + 20_000_000)
-            assert reads.light_reads > before + 50
+            assert reads() > before + 50
         finally:
             assert signal.sigtimedwait([signal.SIGUSR1], 1) is not None
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])

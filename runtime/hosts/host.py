@@ -3,7 +3,7 @@
 A host executes guest code over a `Dispatcher`; whatever native code cannot
 finish goes to `Dispatcher.attend`, and `run` goes on until something ends it.
 
-Non-goals: devices and wiring (runtime/machine.py); guests in protected mode.
+Non-goals: devices and wiring (runtime/machine.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ...compiler.ir import NEVER
+from .start import Start
 
 if TYPE_CHECKING:
     from ..dispatch import Dispatcher
@@ -26,8 +28,10 @@ PAGE = 4096
 DEFAULT_MEMORY = 0xA0000
 """Bytes of RAM: a PC's conventional memory; above it, devices can claim addresses."""
 
-MAX_MEMORY = 3 << 30
-"""Above, below 4 GiB, is a PC's place for devices (and KVM's own pages)."""
+LOW_MEMORY, HIGH_MEMORY = 3 << 30, 4 << 30
+"""From the one to the other is a PC's place for devices; memory that does not fit
+below goes on above."""
+MAX_MEMORY = 64 << 30
 GRACE = 50_000
 """ns that the guest gets at least between two deadlines, so that a timer with a
 period of a few ns cannot keep it from running at all."""
@@ -62,14 +66,38 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """Why the guest is not running, when (virtual ns), and what is known beyond that."""
+    """Why the guest is not running, when (virtual ns), and what is known beyond that.
+
+    `vcpu`: whose exit it was, where that says something.
+    """
 
     reason: Reason
     now: int
     detail: str = ""
+    vcpu: int = 0
 
     def __str__(self) -> str:
-        return f"{self.reason.value} at {self.now} ns" + (f": {self.detail}" if self.detail else "")
+        who = f", vCPU {self.vcpu}" if self.vcpu else ""
+        return f"{self.reason.value} at {self.now} ns{who}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRange:
+    """RAM from guest-physical `address` on: `size` bytes, from `offset` on in `Host.memory`."""
+
+    address: int
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.address + self.size
+
+
+def memory_ranges(size: int) -> list[MemoryRange]:
+    """Where `size` bytes of RAM lie."""
+    low = MemoryRange(0, 0, min(size, LOW_MEMORY))
+    return [low] if size <= LOW_MEMORY else [low, MemoryRange(HIGH_MEMORY, LOW_MEMORY, size - LOW_MEMORY)]
 
 
 REGISTERS = [
@@ -132,46 +160,73 @@ class Registers:
 
 
 class Host(ABC):
-    """One guest with one vCPU in real mode, and RAM from address 0 on.
+    """One guest and its RAM, from address 0 on: one range, or two around the hole below 4 GiB.
 
     Use as a context manager, or `close` it. `run` belongs to one thread at a
     time; `stop` and `inject` may be called from `attend`, `stop` also from
-    another thread or a signal handler.
+    another thread or a signal handler. `lock` is held while Python serves the guest;
+    who touches what it serves while the guest runs takes it, too.
     """
 
     name: str
+    most_memory = MAX_MEMORY
 
     def __init__(self, dispatcher: Dispatcher, memory: int = DEFAULT_MEMORY) -> None:
-        if not PAGE <= memory <= MAX_MEMORY or memory % PAGE:
+        if not PAGE <= memory <= self.most_memory or memory % PAGE:
             raise HostError(
-                f"the memory's size must be a multiple of {PAGE} bytes, up to {MAX_MEMORY >> 30} GiB, "
+                f"the memory's size must be a multiple of {PAGE} bytes, up to {self.most_memory >> 30} GiB, "
                 f"not {memory:#x}"
             )
         self.dispatcher = dispatcher
-        self._ram = mmap.mmap(-1, memory, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.lock = threading.RLock()
+        self.ranges = memory_ranges(memory)
+        for name, base, size in dispatcher.windows():
+            if any(base < ram.end and ram.address < base + size for ram in self.ranges):
+                raise HostError(f"{name} lies in the guest's {memory:#x} bytes of memory; move one of them")
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self._ram = mmap.mmap(-1, memory, flags=flags)
         self.memory = memoryview(self._ram)
         self._size = memory
         self._closed = False
         self._running = False
-        for name, base, _ in dispatcher.windows():
-            if base < memory:
-                raise HostError(f"{name} lies in the guest's {memory:#x} bytes of memory; move one of them")
+
+    # --- memory ---
 
     def load(self, image: bytes, address: int) -> None:
-        """Copy bytes into the guest's memory."""
-        if address < 0 or address + len(image) > self._size:
-            raise HostError(
-                f"{len(image)} bytes at {address:#x} do not fit the {self._size:#x} bytes of memory"
-            )
-        self.memory[address : address + len(image)] = image
+        """Copy bytes into the guest's memory, at a guest-physical address."""
+        self._place(address, len(image))[:] = image
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes of the guest's memory, from a guest-physical address on."""
+        return bytes(self._place(address, size))
+
+    def _place(self, address: int, size: int) -> memoryview:
+        for ram in self.ranges:
+            if ram.address <= address and address + size <= ram.end:
+                start = address - ram.address + ram.offset
+                return self.memory[start : start + size]
+        raise HostError(f"{size} bytes at {address:#x} do not fit the {self._size:#x} bytes of memory")
+
+    def rom(self, address: int, content: bytes) -> None:
+        """Memory that the guest cannot write, outside of RAM, filled up to whole pages with
+        ones; what it writes there is nobody's. HostError where the host has none."""
+        raise HostError(f"the host {self.name} has no read-only memory; use kvm")
+
+    # --- where the guest begins ---
+
+    def start(self, start: Start) -> None:
+        """Let the first vCPU begin there; others wait to be started, as a PC's do."""
+        if start.mode != "real":
+            raise HostError(f"the host {self.name} begins in real mode only, not {start.mode}; use kvm")
+        if not 0 <= start.ip < 1 << 20:
+            raise HostError(f"real mode begins below 1 MiB, not at {start.ip:#x}")
+        segment = 0 if start.ip < 1 << 16 else start.ip >> 4 & 0xF000
+        self.registers = Registers(cs=segment, rip=start.ip - 16 * segment, **start.registers)
 
     def boot(self, address: int) -> None:
         """Let the vCPU begin at a physical address below 1 MiB: real mode, interrupts off,
         all other registers 0 (so the stack grows down from 64 KiB)."""
-        if not 0 <= address < 1 << 20:
-            raise HostError(f"real mode begins below 1 MiB, not at {address:#x}")
-        segment = 0 if address < 1 << 16 else address >> 4 & 0xF000
-        self.registers = Registers(cs=segment, rip=address - 16 * segment)
+        self.start(Start("real", address))
 
     @property
     @abstractmethod
@@ -211,6 +266,18 @@ class Host(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Have `run` return STOPPED, after the instruction under way."""
+
+    def pause(self) -> None:
+        """Have all vCPUs stand between two instructions until `resume`; `run` goes on then.
+
+        Not from a thread that serves a vCPU or holds `lock`: they could not get there.
+        HostError where the host cannot.
+        """
+        raise HostError(f"the host {self.name} cannot pause within a run; stop it")
+
+    def resume(self) -> None:
+        """End a `pause`."""
+        raise HostError("the guest is not paused")
 
     def close(self) -> None:
         """Give everything back. The host cannot be used afterwards; closing again does nothing."""

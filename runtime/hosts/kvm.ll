@@ -1,335 +1,7 @@
 ; The KVM exit loop (x86-64 Linux): everything until something heavy.
 ;
-; Goes after dispatch.ll in one module. All context is reached through %vcpu.
-; System calls are inlined: libc's wrappers cost more than a light handler.
-
-; Up to four arguments; the result is negative (-errno) on failure.
-define internal i64 @syscall(i64 %number, i64 %a, i64 %b, i64 %c, i64 %d) alwaysinline {
-  %result = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},{r10},~{rcx},~{r11},~{memory}"(i64 %number, i64 %a, i64 %b, i64 %c, i64 %d)
-  ret i64 %result
-}
-
-define internal i64 @ioctl(ptr %vcpu, i64 %request, i64 %argument) alwaysinline {
-  %fd.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.fd
-  %fd = load i32, ptr %fd.p
-  %fd.wide = zext i32 %fd to i64
-  %result = call i64 @syscall(i64 16, i64 %fd.wide, i64 %request, i64 %argument, i64 0) ; ioctl
-  ret i64 %result
-}
-
-; --- the timer ---
-
-; Arm the timer for virtual instant %target (or NEVER), or %grace after
-; %now if deadlines were dealt with and the guest has not run since.
-define internal void @arm(ptr %vcpu, ptr %bus, i64 %target, i64 %now) {
-  %setting = alloca [4 x i64] ; struct itimerspec: no interval, then the instant
-  %settled.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.settled
-  %settled = load i32, ptr %settled.p
-  %has_run = icmp eq i32 %settled, 0
-  %grace.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.grace
-  %grace = load i64, ptr %grace.p
-  %grace.end = add i64 %now, %grace
-  %not_before = select i1 %has_run, i64 0, i64 %grace.end
-  %when = call i64 @llvm.umax.i64(i64 %target, i64 %not_before)
-  %armed.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.armed
-  %armed = load i64, ptr %armed.p
-  %same = icmp eq i64 %when, %armed
-  br i1 %same, label %done, label %change
-
-; The timer also fires now and then without a deadline: signals for Python are
-; blocked while the guest runs, and looked for then.
-change:
-  store i64 %when, ptr %armed.p
-  store [4 x i64] zeroinitializer, ptr %setting
-  %never = icmp eq i64 %when, $NEVER
-  br i1 %never, label %breathe, label %reckon
-
-breathe:
-  %breath.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 3
-  store i64 $BREATH, ptr %breath.p
-  br label %set
-
-; The host's clock is virtual time less the base.
-reckon:
-  %base.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock, i32 $ClockBlock.base
-  %base = load i64, ptr %base.p
-  %host.now = sub i64 %now, %base
-  %ahead = sub i64 %when, %now
-  %clipped = call i64 @llvm.umin.i64(i64 %ahead, i64 $BREATH)
-  %host = add i64 %host.now, %clipped
-  %seconds = udiv i64 %host, 1000000000
-  %nanos = urem i64 %host, 1000000000
-  %seconds.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 2
-  store i64 %seconds, ptr %seconds.p
-  %nanos.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 3
-  store i64 %nanos, ptr %nanos.p
-  br label %set
-
-set:
-  %flags = phi i64 [ 0, %breathe ], [ 1, %reckon ] ; TIMER_ABSTIME
-  %timer.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.timer
-  %timer = load i32, ptr %timer.p
-  %timer.wide = zext i32 %timer to i64
-  %setting.at = ptrtoint ptr %setting to i64
-  %status = call i64 @syscall(i64 223, i64 %timer.wide, i64 %flags, i64 %setting.at, i64 0) ; timer_settime
-  br label %done
-
-done:
-  ret void
-}
-
-; The wake signal's handler. The timer's value is where `immediate_exit` is: set
-; at any moment, it ends the KVM_RUN that comes next, so no signal is lost between
-; a check and the run. (Letting the kernel change the signal mask for each KVM_RUN
-; would cost more than serving an access.)
-define void @devc_kvm_wake(i32 %number, ptr %info, ptr %context) {
-  %code.p = getelementptr i8, ptr %info, i64 8
-  %code = load i32, ptr %code.p
-  %by_timer = icmp eq i32 %code, -2 ; SI_TIMER
-  br i1 %by_timer, label %set, label %done
-
-set:
-  %value.p = getelementptr i8, ptr %info, i64 24 ; si_value
-  %immediate = load ptr, ptr %value.p
-  store atomic i8 1, ptr %immediate monotonic, align 1
-  br label %done
-
-done:
-  ret void
-}
-
-; Take the wake signals that are pending, while they are blocked.
-define internal void @drain(ptr %vcpu) {
-  %none = alloca { i64, i64 }
-  store { i64, i64 } zeroinitializer, ptr %none
-  %none.at = ptrtoint ptr %none to i64
-  %wake.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.wake
-  %wake.at = ptrtoint ptr %wake.p to i64
-  br label %take
-
-take:
-  %signal = call i64 @syscall(i64 128, i64 %wake.at, i64 0, i64 %none.at, i64 8) ; rt_sigtimedwait
-  %taken = icmp sgt i64 %signal, 0
-  br i1 %taken, label %take, label %done
-
-done:
-  ret void
-}
-
-; --- interrupts ---
-
-; Before the guest runs: inject the first queued vector if the vCPU accepts one,
-; and ask for an exit when it does if vectors remain. A negative result is -errno.
-define internal i64 @deliver(ptr %vcpu, ptr %run) alwaysinline {
-  %interrupt = alloca i32 ; struct kvm_interrupt
-  %pending.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pending
-  %pending = load i32, ptr %pending.p
-  %window.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.request_interrupt_window
-  %none = icmp eq i32 %pending, 0
-  br i1 %none, label %rest, label %ask, !prof !1000
-
-ask:
-  %ready.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.ready_for_interrupt_injection
-  %ready = load i8, ptr %ready.p
-  %closed = icmp eq i8 %ready, 0
-  br i1 %closed, label %rest, label %inject
-
-inject:
-  %head.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.head
-  %head = load i32, ptr %head.p
-  %vector.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.queue, i32 %head
-  %vector = load i8, ptr %vector.p
-  %vector.wide = zext i8 %vector to i32
-  store i32 %vector.wide, ptr %interrupt
-  %interrupt.at = ptrtoint ptr %interrupt to i64
-  %status = call i64 @ioctl(ptr %vcpu, i64 $KVM_INTERRUPT, i64 %interrupt.at)
-  %failed = icmp slt i64 %status, 0
-  br i1 %failed, label %give_up, label %injected
-
-injected:
-  %head.next = add i32 %head, 1
-  %head.wrapped = and i32 %head.next, 255
-  store i32 %head.wrapped, ptr %head.p
-  %fewer = sub i32 %pending, 1
-  store i32 %fewer, ptr %pending.p
-  %injected.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.injected
-  call void @add_one(ptr %injected.p)
-  br label %rest
-
-rest:
-  %remain = phi i32 [ 0, %0 ], [ %pending, %ask ], [ %fewer, %injected ]
-  %some = icmp ne i32 %remain, 0
-  %window = zext i1 %some to i8
-  store i8 %window, ptr %window.p
-  ret i64 0
-
-give_up:
-  ret i64 %status
-}
-
-define internal void @add_one(ptr %counter) alwaysinline {
-  %value = load i64, ptr %counter
-  %more = add i64 %value, 1
-  store i64 %more, ptr %counter
-  ret void
-}
-
-; --- accesses ---
-
-; The %width bytes at %from, little-endian. Port accesses are 1, 2 or 4 bytes
-; wide, and string data ends anywhere in its page, so nothing beyond is touched;
-; MMIO data always has room for 8 bytes, of which more than %width may be junk.
-define internal i64 @load_bytes(ptr %from, i32 %width) alwaysinline {
-  switch i32 %width, label %eight [
-    i32 1, label %one
-    i32 2, label %two
-    i32 4, label %four
-  ]
-
-one:
-  %value8 = load i8, ptr %from
-  %from8 = zext i8 %value8 to i64
-  ret i64 %from8
-
-two:
-  %value16 = load i16, ptr %from, align 1
-  %from16 = zext i16 %value16 to i64
-  ret i64 %from16
-
-four:
-  %value32 = load i32, ptr %from, align 1
-  %from32 = zext i32 %value32 to i64
-  ret i64 %from32
-
-eight:
-  %value64 = load i64, ptr %from, align 1
-  ret i64 %value64
-}
-
-define internal void @store_bytes(ptr %to, i32 %width, i64 %value) alwaysinline {
-  switch i32 %width, label %eight [
-    i32 1, label %one
-    i32 2, label %two
-    i32 4, label %four
-  ]
-
-one:
-  %value8 = trunc i64 %value to i8
-  store i8 %value8, ptr %to
-  ret void
-
-two:
-  %value16 = trunc i64 %value to i16
-  store i16 %value16, ptr %to, align 1
-  ret void
-
-four:
-  %value32 = trunc i64 %value to i32
-  store i32 %value32, ptr %to, align 1
-  ret void
-
-eight:
-  store i64 %value, ptr %to, align 1
-  ret void
-}
-
-; An access of the exit under way begins: %count elements at %data.
-define internal void @begin(ptr %vcpu, i64 %now, i32 %space, i64 %address, i32 %width, i32 %write, ptr %data, i32 %count) alwaysinline {
-  %now.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.now
-  store i64 %now, ptr %now.p
-  %space.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.space
-  store i32 %space, ptr %space.p
-  %address.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.address
-  store i64 %address, ptr %address.p
-  %width.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.width
-  store i32 %width, ptr %width.p
-  %write.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.write
-  store i32 %write, ptr %write.p
-  %data.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.data
-  store ptr %data, ptr %data.p
-  %left.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.left
-  store i32 %count, ptr %left.p
-  %phase.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.phase
-  store i32 $PHASE_ACCESS, ptr %phase.p
-  call void @begin_element(ptr %vcpu, ptr %data, i32 %width, i32 %write)
-  ret void
-}
-
-define internal void @begin_element(ptr %vcpu, ptr %data, i32 %width, i32 %write) alwaysinline {
-  %done.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.done
-  store i32 0, ptr %done.p
-  %claimed.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.claimed
-  store i32 0, ptr %claimed.p
-  %value.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.value
-  %is_write = icmp ne i32 %write, 0
-  br i1 %is_write, label %take, label %clear
-
-take:
-  %value = call i64 @load_bytes(ptr %data, i32 %width)
-  store i64 %value, ptr %value.p
-  ret void
-
-clear:
-  store i64 0, ptr %value.p
-  ret void
-}
-
-; Serve what is left of the exit under way. True once all of it is; false if
-; Python must attend to the access first. %begun: what became of the present
-; element, if it was served already; else -1.
-define internal i1 @go_on(ptr %vcpu, ptr %bus, i32 %begun) alwaysinline {
-  %data.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.data
-  %left.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.left
-  %width.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.width
-  %width = load i32, ptr %width.p
-  %write.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.write
-  %write = load i32, ptr %write.p
-  %is_write = icmp ne i32 %write, 0
-  %is_new = icmp eq i32 %begun, -1
-  br i1 %is_new, label %element, label %judge
-
-element:
-  %asked = call i32 @devc_access(ptr %bus, ptr %vcpu)
-  br label %judge
-
-judge:
-  %outcome = phi i32 [ %begun, %0 ], [ %asked, %element ]
-  %heavy = icmp uge i32 %outcome, $ATTENTION
-  br i1 %heavy, label %attend, label %served, !prof !1001
-
-attend:
-  ret i1 false
-
-served:
-  %data = load ptr, ptr %data.p
-  br i1 %is_write, label %next, label %answer
-
-answer:
-  %value.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.value
-  %value = load i64, ptr %value.p
-  call void @store_bytes(ptr %data, i32 %width, i64 %value)
-  br label %next
-
-next:
-  %left = load i32, ptr %left.p
-  %fewer = sub i32 %left, 1
-  store i32 %fewer, ptr %left.p
-  %last = icmp eq i32 %fewer, 0
-  br i1 %last, label %done, label %advance, !prof !1000
-
-advance:
-  %data.next = getelementptr i8, ptr %data, i32 %width
-  store ptr %data.next, ptr %data.p
-  call void @begin_element(ptr %vcpu, ptr %data.next, i32 %width, i32 %write)
-  br label %element
-
-done:
-  %phase.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.phase
-  store i32 $PHASE_RUN, ptr %phase.p
-  ret i1 true
-}
-
-; --- the loop ---
+; Goes after dispatch.ll and the other kvm_*.ll in one module. All context is
+; reached through %vcpu.
 
 ; Run the guest until something is heavy. %mask is the thread's signal mask
 ; outside of the loop; the wake signal is blocked there, and not here. One of the
@@ -338,14 +10,22 @@ define internal i32 @drive(ptr %vcpu, i64 %mask) {
 entry:
   %bus.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.bus
   %bus = load ptr, ptr %bus.p
+  %vm.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.vm
+  %vm = load ptr, ptr %vm.p
   %run.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.run
   %run = load ptr, ptr %run.p
   %phase.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.phase
   %settled.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.settled
   %halted.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.halted
   %stop.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.stop
-  %until.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.until
-  %armed.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.armed
+  %pause.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pause
+  %intr.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.intr
+  %own_number.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.number
+  %looked.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.looked
+  %until.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.until
+  %armed.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.armed
+  %timer_lock.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.timer_lock
+  %ring.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.ring
   %error.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.error
   %pending.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pending
   %runs.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.runs
@@ -359,48 +39,63 @@ entry:
   %immediate.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.immediate_exit
   %reason.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.exit_reason
   %if_flag.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.if_flag
-  %wake.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.wake
+  %wake.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.wake
   %wake.at = ptrtoint ptr %wake.p to i64
+  %own_number = load i32, ptr %own_number.p
+  %is_first = icmp eq i32 %own_number, 0
+  %ring = load ptr, ptr %ring.p
   %mask.p = alloca i64
   %signals = alloca i64
   %poll = alloca { i32, i16, i16 } ; struct pollfd
+  %started = call i64 @host_now(ptr %bus)
+  store i64 %started, ptr %looked.p
   %mask.at = ptrtoint ptr %mask.p to i64
   %signals.at = ptrtoint ptr %signals to i64
   %poll.at = ptrtoint ptr %poll to i64
   store i64 %mask, ptr %mask.p
-  ; Python may have moved deadlines and the clock.
-  store i32 1, ptr %moved.p
-  store i64 0, ptr %armed.p
+  ; Python may have moved deadlines.
+  store atomic i32 1, ptr %moved.p monotonic, align 4
   %phase = load i32, ptr %phase.p
   switch i32 %phase, label %prepare [
     i32 $PHASE_ACCESS, label %access
     i32 $PHASE_SETTLE, label %settle
+    i32 $PHASE_POSTED, label %posted
   ]
 
 ; Anything to do about deadlines before the guest runs?
 prepare:
-  %moved = load i32, ptr %moved.p
+  %moved = load atomic i32, ptr %moved.p monotonic, align 4
   %still = icmp eq i32 %moved, 0
   br i1 %still, label %go, label %reckon, !prof !1000
 
+; To find the earliest deadline and to arm the timer for it is one step: else what
+; another vCPU found before might be armed after it.
 reckon:
+  call void @lock(ptr %timer_lock.p)
   %earliest = call i64 @devc_earliest(ptr %bus)
   %until = load i64, ptr %until.p
   %target = call i64 @llvm.umin.i64(i64 %earliest, i64 %until)
   %now = call i64 @devc_now(ptr %bus)
-  %due = icmp ule i64 %target, %now
+  ; %until is the first vCPU's affair.
+  %own_target = select i1 %is_first, i64 %target, i64 %earliest
+  %due = icmp ule i64 %own_target, %now
   ; Not twice without the guest having run: it must get on, however short its timers.
   %settled = load i32, ptr %settled.p
   %has_run = icmp eq i32 %settled, 0
   %settle_now = and i1 %due, %has_run
-  br i1 %settle_now, label %begin_settle, label %maybe_arm
+  br i1 %settle_now, label %leave_timer, label %maybe_arm
 
 maybe_arm:
   %mode = load i32, ptr %mode.p
   %is_running = icmp eq i32 %mode, $CLOCK_RUNNING
   %arm_for = select i1 %is_running, i64 %target, i64 $NEVER
-  call void @arm(ptr %vcpu, ptr %bus, i64 %arm_for, i64 %now)
+  call void @arm(ptr %vcpu, ptr %vm, ptr %bus, i64 %arm_for, i64 %now)
+  call void @unlock(ptr %timer_lock.p)
   br label %go
+
+leave_timer:
+  call void @unlock(ptr %timer_lock.p)
+  br label %begin_settle
 
 begin_settle:
   store i64 %now, ptr %access.now.p
@@ -422,16 +117,17 @@ which_phase:
 then_access:
   store i32 0, ptr %access.done.p
   store i32 $PHASE_ACCESS, ptr %phase.p
-  store i32 1, ptr %moved.p
+  store atomic i32 1, ptr %moved.p monotonic, align 4
   br label %access
 
 all_settled:
   store i32 $PHASE_RUN, ptr %phase.p
   store i32 1, ptr %settled.p
-  store i32 1, ptr %moved.p
+  store atomic i32 1, ptr %moved.p monotonic, align 4
   %settled_at = load i64, ptr %access.now.p
   %last = load i64, ptr %until.p
-  %time = icmp uge i64 %settled_at, %last
+  %over = icmp uge i64 %settled_at, %last
+  %time = and i1 %over, %is_first
   br i1 %time, label %time_up, label %prepare
 
 ; An exit that was served may not be complete yet: leave through the kernel.
@@ -451,14 +147,18 @@ go:
 
 enter:
   %delivered = call i64 @deliver(ptr %vcpu, ptr %run)
-  %undelivered = icmp slt i64 %delivered, 0
-  br i1 %undelivered, label %failed, label %check_stop, !prof !1001
+  %delivered_all = icmp eq i64 %delivered, 0
+  br i1 %delivered_all, label %check_stop, label %undelivered, !prof !1000
+
+undelivered:
+  %acknowledges = icmp sgt i64 %delivered, 0
+  br i1 %acknowledges, label %leave_acknowledge, label %failed
 
 ; To stop is to run with immediate_exit set: the kernel then completes the
 ; instruction whose exit was served last, and returns EINTR.
 check_stop:
-  %stop = load atomic i32, ptr %stop.p monotonic, align 4
-  %stopping = icmp ne i32 %stop, 0
+  %stop_or_pause = load atomic i64, ptr %stop.p monotonic, align 8
+  %stopping = icmp ne i64 %stop_or_pause, 0
   br i1 %stopping, label %ask_exit, label %guest, !prof !1001
 
 ask_exit:
@@ -468,8 +168,33 @@ ask_exit:
 guest:
   store i32 0, ptr %settled.p
   call void @add_one(ptr %runs.p)
-  %status = call i64 @ioctl(ptr %vcpu, i64 $KVM_RUN, i64 0)
-  %ran = icmp sge i64 %status, 0
+  %status = call i64 @vcpu_ioctl(ptr %vcpu, i64 $KVM_RUN, i64 0)
+  %without_ring = icmp eq ptr %ring, null
+  br i1 %without_ring, label %after, label %look_posted, !prof !1000
+
+; Posted writes came before the access that the guest stopped at.
+look_posted:
+  %none_posted = call i1 @is_empty(ptr %ring)
+  br i1 %none_posted, label %after, label %serve_posted
+
+serve_posted:
+  %served_posted = call i1 @serve_posted(ptr %vcpu, ptr %vm, ptr %bus, ptr %ring, i64 %status)
+  br i1 %served_posted, label %after, label %leave_attend
+
+; Python has attended to a posted write that it had to.
+posted:
+  %status.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.status
+  %status.kept = load i64, ptr %status.p
+  %attended = call i1 @go_on(ptr %vcpu, ptr %bus, i32 -1)
+  br i1 %attended, label %more_posted, label %leave_attend
+
+more_posted:
+  %served_more = call i1 @serve_posted(ptr %vcpu, ptr %vm, ptr %bus, ptr %ring, i64 %status.kept)
+  br i1 %served_more, label %after, label %leave_attend
+
+after:
+  %result.of_run = phi i64 [ %status, %guest ], [ %status, %look_posted ], [ %status, %serve_posted ], [ %status.kept, %more_posted ]
+  %ran = icmp sge i64 %result.of_run, 0
   br i1 %ran, label %exited, label %failed, !prof !1000
 
 exited:
@@ -483,6 +208,7 @@ otherwise:
     i32 $EXIT_HLT, label %begin_halt
     i32 $EXIT_IRQ_WINDOW_OPEN, label %prepare
     i32 $EXIT_INTR, label %interrupted
+    i32 $EXIT_IOAPIC_EOI, label %leave_eoi
   ]
 
 io:
@@ -611,29 +337,49 @@ access:
   br i1 %complete, label %prepare, label %leave_attend, !prof !1000
 
 failed:
-  %negative = phi i64 [ %status, %guest ], [ %delivered, %enter ]
+  %negative = phi i64 [ %result.of_run, %after ], [ %delivered, %undelivered ]
   switch i64 %negative, label %leave_error [
     i64 -4, label %interrupted ; EINTR
     i64 -11, label %prepare ; EAGAIN
   ]
 
-; A signal: the timer's or `stop`'s, taken here; or one for Python.
+; A signal: the timer's or `stop`'s, taken here; or one for Python. Who asks for
+; something says so first, and then sets immediate_exit: so this is the other way
+; round, and none is lost.
 interrupted:
-  store atomic i8 0, ptr %immediate.p monotonic, align 1
+  call void @take_wake(ptr %immediate.p)
   call void @add_one(ptr %interrupted.p)
   br label %woken
 
 woken:
   %stop_now = load atomic i32, ptr %stop.p monotonic, align 4
   %stopped = icmp ne i32 %stop_now, 0
-  br i1 %stopped, label %which_stop, label %others
+  br i1 %stopped, label %which_stop, label %paused
 
 which_stop:
   store atomic i32 0, ptr %stop.p monotonic, align 4
   %for_time = icmp eq i32 %stop_now, $STOP_TIME
   br i1 %for_time, label %leave_time, label %leave_stopped
 
+paused:
+  %pause_now = load atomic i32, ptr %pause.p monotonic, align 4
+  %is_paused = icmp ne i32 %pause_now, 0
+  br i1 %is_paused, label %leave_paused, label %others
+
+; The timer may have fired, and is armed no more. It is the first vCPU's, and so are
+; signals for Python.
 others:
+  br i1 %is_first, label %breathe, label %rearm
+
+breathe:
+  store atomic i64 0, ptr %armed.p monotonic, align 8
+  %looked = load i64, ptr %looked.p
+  %host_now = call i64 @host_now(ptr %bus)
+  %since = sub i64 %host_now, %looked
+  %long = icmp uge i64 %since, $BLIND
+  br i1 %long, label %leave_signal, label %signals_wait
+
+signals_wait:
   %asked = call i64 @syscall(i64 127, i64 %signals.at, i64 8, i64 0, i64 0) ; rt_sigpending
   %waiting = load i64, ptr %signals
   %blocked_outside = xor i64 %mask, -1
@@ -645,14 +391,13 @@ others:
 ; not keep the next from being settled.
 rearm:
   store i32 0, ptr %settled.p
-  store i64 0, ptr %armed.p
-  store i32 1, ptr %moved.p
+  store atomic i32 1, ptr %moved.p monotonic, align 4
   br label %prepare
 
 begin_halt:
   store i32 1, ptr %halted.p
   ; The clock is looked at again, since the timer may not be armed for %until.
-  store i32 1, ptr %moved.p
+  store atomic i32 1, ptr %moved.p monotonic, align 4
   br label %prepare
 
 ; The guest waits. An interrupt it accepts wakes it; else sleep until a deadline
@@ -661,7 +406,9 @@ halt:
   %if_flag = load i8, ptr %if_flag.p
   %accepts = icmp ne i8 %if_flag, 0
   %pending = load i32, ptr %pending.p
-  %queued = icmp ne i32 %pending, 0
+  %intr = load atomic i32, ptr %intr.p monotonic, align 4
+  %waits = or i32 %pending, %intr
+  %queued = icmp ne i32 %waits, 0
   %wakes = and i1 %accepts, %queued
   br i1 %wakes, label %wake_up, label %asleep
 
@@ -670,13 +417,13 @@ wake_up:
   br label %enter
 
 asleep:
-  %halt_stop = load atomic i32, ptr %stop.p monotonic, align 4
-  %halt_stopped = icmp ne i32 %halt_stop, 0
+  %halt_stop = load atomic i64, ptr %stop.p monotonic, align 8
+  %halt_stopped = icmp ne i64 %halt_stop, 0
   br i1 %halt_stopped, label %woken, label %hope
 
 ; Nothing to come, or a guest that is not listening.
 hope:
-  %armed = load i64, ptr %armed.p
+  %armed = load atomic i64, ptr %armed.p monotonic, align 8
   %never = icmp eq i64 %armed, $NEVER
   %deaf = xor i1 %accepts, true
   %hopeless = or i1 %never, %deaf
@@ -685,7 +432,7 @@ hope:
 ; The wake signal is held back, so that it ends the sleep even if it comes before.
 sleep:
   %held = call i64 @syscall(i64 14, i64 0, i64 %wake.at, i64 0, i64 8) ; rt_sigprocmask, SIG_BLOCK
-  %came = load atomic i8, ptr %immediate.p monotonic, align 1
+  %came = load atomic i8, ptr %immediate.p seq_cst, align 1
   %rang = icmp ne i8 %came, 0
   br i1 %rang, label %slept, label %doze
 
@@ -700,16 +447,25 @@ doze:
   br i1 %signalled, label %leave_signal, label %rung
 
 rung:
-  call void @drain(ptr %vcpu)
+  call void @take_signals(ptr %vm)
   br label %slept
 
 slept:
-  store atomic i8 0, ptr %immediate.p monotonic, align 1
+  call void @take_wake(ptr %immediate.p)
   %freed = call i64 @syscall(i64 14, i64 1, i64 %wake.at, i64 0, i64 8) ; rt_sigprocmask, SIG_UNBLOCK
   br label %woken
 
 leave_attend:
   ret i32 $LEAVE_ATTEND
+
+leave_acknowledge:
+  ret i32 $LEAVE_ACKNOWLEDGE
+
+leave_eoi:
+  ret i32 $LEAVE_EOI
+
+leave_paused:
+  ret i32 $LEAVE_PAUSED
 
 leave_signal:
   ret i32 $LEAVE_SIGNAL
@@ -733,19 +489,14 @@ leave_error:
   ret i32 $LEAVE_ERROR
 }
 
-; Wait for the wake signal through a signalfd, with no limit (the timer has no
-; slack, a timeout has), and for any signal not in the mask at %mask.at.
-define internal i64 @ppoll(i64 %poll.at, i64 %mask.at) alwaysinline {
-  %result = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},{r10},{r8},~{rcx},~{r11},~{memory}"(i64 271, i64 %poll.at, i64 1, i64 0, i64 %mask.at, i64 8)
-  ret i64 %result
-}
-
 ; Run the guest; a LEAVE number. Meanwhile all signals are blocked but the wake
 ; signal and those of faults. The wake signal stays blocked afterwards.
 define i32 @devc_kvm_loop(ptr %vcpu) {
   %blocked.p = alloca i64
   %old.p = alloca i64
-  %wake.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.wake
+  %vm.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.vm
+  %vm = load ptr, ptr %vm.p
+  %wake.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.wake
   %wake = load i64, ptr %wake.p
   %not_wake = xor i64 %wake, -1
   ; Not SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV (4, 5, 7, 8, 11; signal n is bit n-1).
@@ -761,5 +512,3 @@ define i32 @devc_kvm_loop(ptr %vcpu) {
   %restore = call i64 @syscall(i64 14, i64 2, i64 %old.at, i64 0, i64 8)
   ret i32 %leave
 }
-
-declare i64 @llvm.umax.i64(i64, i64)

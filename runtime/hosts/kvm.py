@@ -1,104 +1,46 @@
 """Guests on KVM (x86-64 Linux): the exit loop is native code (`kvm.ll`).
 
-Deadlines come by a POSIX timer whose signal is sent to the vCPU's thread; its
-handler, native code too, sets `immediate_exit`, so that none is lost. Other
-signals wait until the loop looks for them, some ms at most.
-Interrupts are injected by KVM_INTERRUPT; there is no in-kernel interrupt chip.
+Deadlines come by one POSIX timer a machine, whose signal is sent to the first
+vCPU's thread; its handler, native code too, sets `immediate_exit`, so that none is
+lost. Other signals wait until the loop looks for them, some ms at most.
 
-Non-goals: several vCPUs, protected mode, in-kernel devices.
+The first vCPU runs in the thread that calls `run`, each other one in a thread of
+its own. Native code takes no lock but a device's; Python serves one vCPU at a time,
+under `lock`.
+
+Non-goals: what a device or an interrupt controller does.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
-import mmap
 import os
 import platform
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from ...compiler.ir import NEVER
-from ...compiler.jit import NativeCode
 from ..bus import Access, Outcome
-from ..dispatch import Dispatcher, dispatch_text
-from ..native_module import compile_text, expand, read_text
+from ..dispatch import Dispatcher
 from . import kvm_abi as abi
+from . import kvm_loop
 from .host import DEFAULT_MEMORY, GRACE, Exit, Host, HostError, Reason, Registers
-
-WAKE: int = getattr(signal, "SIGRTMAX", 64) - 2
-"""The signal of deadlines and of `stop`, in the whole process."""
-
-# Intel's processors without real mode need a page for the TSS and one for an
-# identity map, anywhere below 4 GiB where the guest has no memory.
-_TSS = 0xFFFBD000
-_IDENTITY_MAP = 0xFFFBC000
-
-_SYS_TIMER_CREATE, _SYS_TIMER_DELETE, _SYS_SIGNALFD4 = 222, 226, 289
-_CLOCK_MONOTONIC, _SIGEV_THREAD_ID = 1, 4
-_SA_SIGINFO, _SA_RESTART = 4, 0x10000000
+from .kvm_loop import Leave
+from .kvm_system import WAKE, create_timer, delete_timer, wake_thread
+from .kvm_vcpu import VirtualCpu
+from .kvm_vm import IRQCHIPS, Irqchip, VirtualMachine
+from .start import Start
 
 _LOOP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+_LINE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint64)
+_MESSAGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32)
 
-
-class _SignalEvent(ctypes.Structure):
-    """`struct sigevent`, as SIGEV_THREAD_ID uses it."""
-
-    _fields_ = [
-        ("value", ctypes.c_uint64),
-        ("signal", ctypes.c_int),
-        ("notify", ctypes.c_int),
-        ("thread", ctypes.c_int),
-        ("pad", ctypes.c_int * 11),
-    ]
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _ioctl(fd: int, request: int, argument: int | ctypes.Structure | ctypes.c_uint64 = 0) -> int:
-    value = argument if isinstance(argument, int) else ctypes.addressof(argument)
-    result = int(_libc.ioctl(fd, ctypes.c_ulong(request), ctypes.c_ulong(value)))
-    if result < 0:
-        raise _error("a KVM ioctl")
-    return result
-
-
-def _syscall(what: str, number: int, *arguments: int | ctypes.c_void_p) -> int:
-    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    result = int(_libc.syscall(ctypes.c_long(number), *wide))
-    if result < 0:
-        raise _error(what)
-    return result
-
-
-def _error(what: str) -> HostError:
-    code = ctypes.get_errno()
-    return HostError(f"{what} failed: {os.strerror(code)} ({errno.errorcode.get(code, code)})")
-
-
-class _SignalAction(ctypes.Structure):
-    """glibc's `struct sigaction`."""
-
-    _fields_ = [
-        ("handler", ctypes.c_void_p),
-        ("mask", ctypes.c_uint64 * 16),
-        ("flags", ctypes.c_int),
-        ("restorer", ctypes.c_void_p),
-    ]
-
-
-@cache
-def _native() -> NativeCode:
-    """The loop's code; its signal handler is installed, for all vCPUs of the process."""
-    text = dispatch_text() + read_text(__package__, "kvm.ll")
-    code = compile_text(expand(text, abi.STRUCTURES, abi.CONSTANTS), ("devc_kvm_loop", "devc_kvm_wake"))
-    action = _SignalAction(handler=code.symbol("devc_kvm_wake"), flags=_SA_SIGINFO | _SA_RESTART)
-    if _libc.sigaction(WAKE, ctypes.byref(action), None):
-        raise _error("installing the wake signal's handler")
-    return code
+MAX_VCPUS = 64
+_SOURCES = 64
 
 
 @cache
@@ -131,154 +73,330 @@ def _internal_error(detail: abi.RunDetail) -> str:
 
 
 class KvmHost(Host):
-    """A guest on KVM. `run` may move from thread to thread, one at a time."""
+    """A guest on KVM. `run` may move from thread to thread, one at a time.
+
+    `irqchip`: "none", vectors come by `inject`; "kernel", KVM's interrupt
+    controllers; "split", only the local APICs are KVM's. More than one vCPU needs
+    local APICs. `hide_kvm`: CPUID shows no hypervisor. `on_eoi`: called with the
+    vector when an interrupt of a routed I/O APIC pin ends. `lock`: whoever touches
+    what Python serves while the guest runs holds it.
+    """
 
     name = "kvm"
 
-    def __init__(self, dispatcher: Dispatcher, memory: int = DEFAULT_MEMORY) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        memory: int = DEFAULT_MEMORY,
+        *,
+        vcpus: int = 1,
+        irqchip: Irqchip = "none",
+        hide_kvm: bool = False,
+    ) -> None:
+        _check(vcpus, irqchip)
         super().__init__(dispatcher, memory)
-        self._fds: list[int] = []
-        self._page: mmap.mmap | None = None
+        self.on_eoi: list[Callable[[int], object]] = []
+        self.cpus: list[VirtualCpu] = []
+        self._vm: VirtualMachine | None = None
+        self._acknowledge: Callable[[], int] | None = None
+        self._sources = [0] * kvm_loop.GSIS
         self._timer: int | None = None
         self._thread = 0
         self._unblock: int | None = None
+        self._others_ended: list[Exit | BaseException] = []
+        self._gate = threading.Condition()
+        self._pausing = self._parked = self._active = 0
         try:
-            self._create()
+            self._create(vcpus, irqchip, hide_kvm)
         except BaseException:
             self.close()
             raise
 
-    def _create(self) -> None:
-        self._loop = _LOOP(_native().symbol("devc_kvm_loop"))
-        self._wake = WAKE
-        try:
-            kvm = self._own(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
-        except OSError as error:
-            raise HostError(f"/dev/kvm cannot be opened: {error.strerror}") from None
-        if _ioctl(kvm, abi.GET_API_VERSION) != abi.API_VERSION:
-            raise HostError(f"/dev/kvm does not speak KVM's API version {abi.API_VERSION}")
-        vm = self._own(_ioctl(kvm, abi.CREATE_VM))
-        _ioctl(vm, abi.SET_TSS_ADDR, _TSS)
-        _ioctl(vm, abi.SET_IDENTITY_MAP_ADDR, ctypes.c_uint64(_IDENTITY_MAP))
-        region = abi.MemoryRegion(0, 0, 0, self._size, self._ram_address())
-        _ioctl(vm, abi.SET_USER_MEMORY_REGION, region)
-        self._fd = self._own(_ioctl(vm, abi.CREATE_VCPU))
-        self._page = mmap.mmap(self._fd, _ioctl(kvm, abi.GET_VCPU_MMAP_SIZE))
-        self._head = abi.RunHead.from_buffer(self._page)
-        wake = ctypes.c_uint64(1 << (self._wake - 1))
-        signal_fd = self._own(
-            _syscall("signalfd", _SYS_SIGNALFD4, -1, ctypes.addressof(wake), 8, os.O_CLOEXEC | os.O_NONBLOCK)
+    def _create(self, vcpus: int, irqchip: Irqchip, hide_kvm: bool) -> None:
+        code = kvm_loop.native()
+        self._loop = _LOOP(code.symbol("devc_kvm_loop"))
+        self.line_function, self.intr_function, self.message_function = (
+            code.symbol(f"devc_kvm_{name}") for name in ("line", "intr", "message")
         )
-        self._vcpu = abi.Vcpu(
-            bus=self.dispatcher.address,
-            run=ctypes.addressof(self._head),
+        self._vm = VirtualMachine(irqchip)
+        for ram in self.ranges:
+            self._vm.map(ram.address, ram.size, self._ram_address() + ram.offset)
+        self._block = kvm_loop.Vm(
             until=NEVER,
             grace=GRACE,
-            wake=wake.value,
-            fd=self._fd,
-            signal_fd=signal_fd,
+            wake=1 << (WAKE - 1),
+            fd=self._vm.fd,
+            in_kernel=irqchip != "none",
+            process=os.getpid(),
         )
+        for number in range(vcpus):
+            cpu = VirtualCpu(self._vm, number, vcpus, hide_kvm=hide_kvm)
+            self.cpus.append(cpu)
+            cpu.block.bus, cpu.block.vm = self.dispatcher.address, self.vm_context
 
-    def _own(self, fd: int) -> int:
-        self._fds.append(fd)
-        return fd
+    @property
+    def vm(self) -> VirtualMachine:
+        assert self._vm is not None, "there is one from __init__ on"
+        return self._vm
+
+    @property
+    def vm_context(self) -> int:
+        """The context of `line_function` and `message_function`."""
+        return ctypes.addressof(self._block)
 
     # --- running ---
 
     def _run(self, until: int) -> Exit:
-        self._here()
-        self._vcpu.until = until
-        try:
-            leave = self._until_left()
-        except BaseException as error:
-            self._complete(error)
-            raise
-        return self._exit(leave)
-
-    def _until_left(self) -> int:
-        vcpu = self._vcpu
-        where, access = ctypes.addressof(vcpu), vcpu.access
-        while True:
-            leave = self._loop(where)
-            if leave == abi.Leave.ATTEND:
-                self.dispatcher.attended(access)
-            elif leave != abi.Leave.SIGNAL:
-                return int(leave)
-
-    def _complete(self, error: BaseException) -> None:
-        """After an exception: finish the instruction under way, so that registers are exact."""
-        access: Access = self._vcpu.access
-        leave = abi.Leave.ATTEND if access.outcome >= Outcome.ATTENTION else abi.Leave.SIGNAL
-        while leave in (abi.Leave.ATTEND, abi.Leave.SIGNAL):
+        first = self.cpus[0]
+        self._bind()
+        self._block.until, self._block.armed = until, 0
+        with self._others():
             try:
-                if leave == abi.Leave.ATTEND:
-                    self.dispatcher.attended(access)
+                leave = self._drive(first)
+            except BaseException as error:
+                self._complete(first, error)
+                raise
+            ended = self._exit(first, leave)
+        for other in self._others_ended:
+            if isinstance(other, BaseException):
+                raise other
+            return other
+        return ended
+
+    def _drive(self, cpu: VirtualCpu) -> Leave:
+        """Run a vCPU until it leaves for good."""
+        loop, where, access = self._loop, cpu.address, cpu.block.access
+        cpu.block.thread = threading.get_native_id()
+        try:
+            while True:
+                leave = loop(where)
+                if leave == Leave.ATTEND:
+                    with self.lock:
+                        self.dispatcher.attended(access)
+                elif not self._serve(cpu, leave):
+                    return Leave(leave)
+        finally:
+            cpu.block.thread = 0
+
+    def _serve(self, cpu: VirtualCpu, leave: int) -> bool:
+        """Do what a leave other than ATTEND asks for; False if it is for good."""
+        if leave == Leave.PAUSED:
+            self._park()
+        elif leave == Leave.EOI:
+            vector = abi.RunDetail.from_address(cpu.block.run).code & 0xFF
+            with self.lock:
+                for told in self.on_eoi:
+                    told(vector)
+        elif leave == Leave.ACKNOWLEDGE:
+            with self.lock:
+                if cpu.block.intr and self._acknowledge is not None:
+                    _queue(cpu, self._acknowledge() & 0xFF)
+        else:
+            return leave == Leave.SIGNAL
+        return True
+
+    def _complete(self, cpu: VirtualCpu, error: BaseException) -> None:
+        """After an exception: finish the instruction under way, so that registers are exact."""
+        access: Access = cpu.block.access
+        leave = Leave.ATTEND if access.outcome >= Outcome.ATTENTION else Leave.SIGNAL
+        while leave in (Leave.ATTEND, Leave.SIGNAL, Leave.EOI, Leave.ACKNOWLEDGE):
+            try:
+                if leave == Leave.ATTEND:
+                    with self.lock:
+                        self.dispatcher.attended(access)
+                else:
+                    self._serve(cpu, leave)
             except Exception as another:
                 error.add_note(f"while the access was completed: {another!r}")
-            self._vcpu.stop = abi.STOP_ASKED
-            leave = self._loop(ctypes.addressof(self._vcpu))
+            cpu.block.stop = kvm_loop.STOP_ASKED
+            leave = Leave(self._loop(cpu.address))
 
-    def _exit(self, leave: int) -> Exit:
+    # --- the other vCPUs ---
+
+    @contextmanager
+    def _others(self) -> Iterator[None]:
+        """The others run in threads of their own until this is left."""
+        self._others_ended.clear()
+        others = self.cpus[1:]
+        with self._gate:
+            self._active = len(self.cpus)
+        threads = [
+            threading.Thread(target=self._run_other, args=[cpu], name=f"devc vCPU {cpu.number}", daemon=True)
+            for cpu in others
+        ]
+        try:
+            for cpu, thread in zip(others, threads, strict=True):
+                cpu.block.stop = 0
+                thread.start()
+            yield
+        finally:
+            self._end()
+            _until_done(threads, lambda: self._ask_all(others))
+
+    def _run_other(self, cpu: VirtualCpu) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            leave = self._drive(cpu)
+            if leave is not Leave.STOPPED:
+                self._others_ended.append(self._exit(cpu, leave))
+        except BaseException as error:
+            self._complete(cpu, error)
+            self._others_ended.append(error)
+        finally:
+            self._end()
+            self._ask(self.cpus[0])
+
+    def _end(self) -> None:
+        with self._gate:
+            self._active -= 1
+            self._gate.notify_all()
+
+    def _ask_all(self, cpus: list[VirtualCpu]) -> None:
+        for cpu in cpus:
+            self._ask(cpu)
+
+    def _ask(self, cpu: VirtualCpu) -> None:
+        """Have a vCPU's loop leave with STOPPED."""
+        cpu.block.stop = kvm_loop.STOP_ASKED
+        self._kick(cpu)
+
+    def _kick(self, cpu: VirtualCpu) -> None:
+        """Get a vCPU out of the guest, if another thread has it there."""
+        thread = cpu.block.thread
+        if thread and thread != threading.get_native_id():
+            cpu.head.immediate_exit = 1
+            wake_thread(thread)
+
+    # --- pausing ---
+
+    def pause(self) -> None:
+        if threading.get_native_id() in [cpu.block.thread for cpu in self.cpus]:
+            raise HostError("a vCPU's own thread cannot pause the guest; stop it")
+        with self._gate:
+            self._pausing += 1
+            for cpu in self.cpus:
+                cpu.block.pause = 1
+                self._kick(cpu)
+            try:
+                self._gate.wait_for(lambda: self._parked == self._active)
+            except BaseException:
+                self._resume()
+                raise
+
+    def resume(self) -> None:
+        with self._gate:
+            if not self._pausing:
+                raise HostError("the guest is not paused")
+            self._resume()
+
+    def _resume(self) -> None:
+        self._pausing -= 1
+        if not self._pausing:
+            for cpu in self.cpus:
+                cpu.block.pause = 0
+            self._gate.notify_all()
+
+    def _park(self) -> None:
+        with self._gate:
+            self._parked += 1
+            self._gate.notify_all()
+            try:
+                self._gate.wait_for(lambda: not self._pausing)
+            finally:
+                self._parked -= 1
+
+    # --- exits ---
+
+    def _exit(self, cpu: VirtualCpu, leave: int) -> Exit:
         now = self.dispatcher.now()
-        if leave == abi.Leave.HALTED:
-            return Exit(Reason.HALTED, now, "" if self._head.if_flag else "with interrupts off")
-        if leave == abi.Leave.ERROR:
-            return Exit(Reason.INTERNAL_ERROR, now, f"KVM_RUN: {os.strerror(self._vcpu.error)}")
-        if leave == abi.Leave.EXIT:
-            return self._kernel_exit(now)
-        return Exit(Reason[abi.Leave(leave).name], now)
+        if leave == Leave.HALTED:
+            return Exit(Reason.HALTED, now, "" if cpu.head.if_flag else "with interrupts off")
+        if leave == Leave.ERROR:
+            return Exit(Reason.INTERNAL_ERROR, now, f"KVM_RUN: {os.strerror(cpu.block.error)}", cpu.number)
+        if leave == Leave.EXIT:
+            return self._kernel_exit(cpu, now)
+        return Exit(Reason[Leave(leave).name], now)
 
-    def _kernel_exit(self, now: int) -> Exit:
-        detail = abi.RunDetail.from_address(self._vcpu.run)
-        number = self._head.exit_reason
-        if number == abi.KernelExit.SHUTDOWN:
-            return Exit(Reason.SHUTDOWN, now, "triple fault")
-        if number == abi.KernelExit.FAIL_ENTRY:
-            return Exit(Reason.FAILED_ENTRY, now, f"hardware reason {detail.code:#x}")
-        if number == abi.KernelExit.INTERNAL_ERROR:
-            return Exit(Reason.INTERNAL_ERROR, now, _internal_error(detail))
-        return Exit(Reason.UNKNOWN, now, f"KVM exit {number}")
+    def _kernel_exit(self, cpu: VirtualCpu, now: int) -> Exit:
+        detail = abi.RunDetail.from_address(cpu.block.run)
+        number = cpu.head.exit_reason
+        reason, said = {
+            abi.KernelExit.SHUTDOWN: (Reason.SHUTDOWN, "triple fault"),
+            abi.KernelExit.SYSTEM_EVENT: (Reason.SHUTDOWN, f"system event {detail.code}"),
+            abi.KernelExit.FAIL_ENTRY: (Reason.FAILED_ENTRY, f"hardware reason {detail.code:#x}"),
+            abi.KernelExit.INTERNAL_ERROR: (Reason.INTERNAL_ERROR, _internal_error(detail)),
+        }.get(number, (Reason.UNKNOWN, f"KVM exit {number}"))
+        return Exit(reason, now, said, cpu.number)
+
+    def stop(self) -> None:
+        self._ask_all(self.cpus)
+
+    # --- interrupts ---
 
     def inject(self, vector: int) -> bool:
         if not 0 <= vector <= 255:
             raise HostError(f"an interrupt vector is 0 to 255, not {vector}")
-        vcpu = self._vcpu
-        if any(vcpu.queue[(vcpu.head + i) % 256] == vector for i in range(vcpu.pending)):
-            return False
-        vcpu.queue[(vcpu.head + vcpu.pending) % 256] = vector
-        vcpu.pending += 1
-        return True
+        if self.vm.irqchip != "none":
+            raise HostError("vectors come from the local APIC here: drive a line or send a message")
+        return _queue(self.cpus[0], vector)
 
-    def stop(self) -> None:
-        self._vcpu.stop = abi.STOP_ASKED
-        if self._running and self._thread != threading.get_native_id():
-            self._head.immediate_exit = 1
-            signal.pthread_kill(self._ident, self._wake)
+    def source(self, gsi: int) -> int:
+        """A new line on a GSI of KVM's controllers: the argument of `line_function` for it."""
+        if self.vm.irqchip != "kernel" or not 0 <= gsi < abi.IOAPIC_PINS:
+            raise HostError(f"only irqchip='kernel' has GSIs, 0 to {abi.IOAPIC_PINS - 1}")
+        number = self._sources[gsi]
+        if number == _SOURCES - 1:
+            raise HostError(f"GSI {gsi} has {number} lines already")
+        self._sources[gsi] += 1
+        return gsi | number << 8
 
-    def _here(self) -> None:
-        """Make this thread the vCPU's: the timer's signals go to it."""
+    def irq_line(self, gsi: int, level: int) -> None:
+        """Drive a GSI of KVM's controllers, or-ed with the lines of `source`."""
+        if self.vm.irqchip != "kernel" or not 0 <= gsi < abi.IOAPIC_PINS:
+            raise HostError(f"only irqchip='kernel' has GSIs, 0 to {abi.IOAPIC_PINS - 1}")
+        self.line_call(gsi | (_SOURCES - 1) << 8, level, 0)
+
+    def line_call(self, argument: int, level: int, now: int) -> None:
+        """What native code does with a line of `source`, from Python."""
+        _LINE(self.line_function)(self.vm_context, argument, bool(level), now)
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """Send a message to the local APICs."""
+        if self.vm.irqchip == "none":
+            raise HostError("there are no local APICs with irqchip='none'")
+        _MESSAGE(self.message_function)(self.vm_context, address, data)
+
+    def route_msi(self, pin: int, address: int | None, data: int) -> None:
+        """What the I/O APIC's `pin` sends; see `VirtualMachine.route_message`."""
+        self.vm.route_message(pin, address, data)
+
+    def connect_pic(self, acknowledge: Callable[[], int]) -> None:
+        """An 8259 outside of KVM: `acknowledge` gives the vector when the first vCPU takes
+        its interrupt; `pic_line` tells its INT."""
+        if self.vm.irqchip == "kernel":
+            raise HostError("irqchip='kernel' has an 8259 pair already")
+        self._acknowledge = acknowledge
+
+    def pic_line(self, level: int) -> None:
+        """The 8259's INT is high or low. From any thread."""
+        _LINE(self.intr_function)(self.cpus[0].address, 0, bool(level), 0)
+
+    # --- the thread ---
+
+    def _bind(self) -> None:
+        """Make this thread the first vCPU's: the timer's signals go to it."""
         thread = threading.get_native_id()
         if thread == self._thread:
             return
-        self._leave_thread()
+        self._unbind()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        self._unblock = None if self._wake in blocked else self._wake
-        immediate = self._vcpu.run + abi.RunHead.immediate_exit.offset
-        event = _SignalEvent(value=immediate, signal=self._wake, notify=_SIGEV_THREAD_ID, thread=thread)
-        timer = ctypes.c_int()
-        _syscall(
-            "timer_create",
-            _SYS_TIMER_CREATE,
-            _CLOCK_MONOTONIC,
-            ctypes.addressof(event),
-            ctypes.addressof(timer),
-        )
-        self._timer = self._vcpu.timer = timer.value
-        self._thread, self._ident = thread, threading.get_ident()
+        self._unblock = None if WAKE in blocked else WAKE
+        self._timer = self._block.timer = create_timer(thread, self.cpus[0].immediate)
+        self._thread = thread
 
-    def _leave_thread(self) -> None:
+    def _unbind(self) -> None:
         if self._timer is not None:
-            _syscall("timer_delete", _SYS_TIMER_DELETE, self._timer)
+            delete_timer(self._timer)
             self._timer = None
         if self._unblock is not None and self._thread == threading.get_native_id():
             while signal.sigtimedwait([self._unblock], 0):
@@ -286,47 +404,80 @@ class KvmHost(Host):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [self._unblock])
         self._thread = 0
 
-    # --- registers ---
+    # --- memory and registers ---
+
+    def rom(self, address: int, content: bytes) -> None:
+        self._require_open()
+        self.vm.rom(address, content)
+
+    def start(self, start: Start) -> None:
+        self._require_open()
+        self.cpus[0].start(start)
 
     @property
     def registers(self) -> Registers:
-        self._require_open()
-        regs, sregs = abi.Regs(), abi.Sregs()
-        _ioctl(self._fd, abi.GET_REGS, regs)
-        _ioctl(self._fd, abi.GET_SREGS, sregs)
-        general = {name: getattr(regs, name) for name in abi.REGISTER_ORDER}
-        return Registers(**general, **{name: getattr(sregs, name).selector for name in abi.SEGMENT_ORDER})
+        return self.registers_of(0)
 
     @registers.setter
     def registers(self, values: Registers) -> None:
         self._require_open()
-        sregs = abi.Sregs()
-        _ioctl(self._fd, abi.GET_SREGS, sregs)
-        for name in abi.SEGMENT_ORDER:
-            segment, selector = getattr(sregs, name), getattr(values, name)
-            segment.selector, segment.base = selector, selector << 4
-        regs = abi.Regs(**{name: getattr(values, name) for name in abi.REGISTER_ORDER})
-        _ioctl(self._fd, abi.SET_SREGS, sregs)
-        _ioctl(self._fd, abi.SET_REGS, regs)
-        self._vcpu.halted = 0
+        self.cpus[0].registers = values
+
+    def registers_of(self, number: int) -> Registers:
+        """A copy of a vCPU's registers."""
+        self._require_open()
+        return self.cpus[number].registers
 
     # --- statistics ---
 
     @property
     def runs(self) -> int:
         """How often the guest was entered."""
-        return int(self._vcpu.runs)
+        return sum(int(cpu.block.runs) for cpu in self.cpus)
 
     @property
     def injected(self) -> int:
         """How many interrupts were injected."""
-        return int(self._vcpu.injected)
+        return sum(int(cpu.block.injected) for cpu in self.cpus)
 
     def _release(self) -> None:
-        self._leave_thread()
-        if self._page is not None:
-            del self._head
-            self._page.close()
-        for fd in reversed(self._fds):
-            os.close(fd)
-        self._fds.clear()
+        self._unbind()
+        for cpu in reversed(self.cpus):
+            cpu.close()
+        if self._vm is not None:
+            self._vm.close()
+
+
+def _check(vcpus: int, irqchip: str) -> None:
+    if irqchip not in IRQCHIPS:
+        raise HostError(f"irqchip is one of {', '.join(IRQCHIPS)}, not {irqchip!r}")
+    if not 1 <= vcpus <= MAX_VCPUS:
+        raise HostError(f"a guest has 1 to {MAX_VCPUS} vCPUs, not {vcpus}")
+    if vcpus > 1 and irqchip == "none":
+        raise HostError("several vCPUs need local APICs: choose irqchip='kernel' or 'split'")
+
+
+def _queue(cpu: VirtualCpu, vector: int) -> bool:
+    """Queue a vector for a vCPU; False if it is queued already."""
+    block = cpu.block
+    if any(block.queue[(block.head + i) % 256] == vector for i in range(block.pending)):
+        return False
+    block.queue[(block.head + block.pending) % 256] = vector
+    block.pending += 1
+    return True
+
+
+def _until_done(threads: list[threading.Thread], ask: Callable[[], object]) -> None:
+    """Join threads, whatever interrupts that: asking them again each time."""
+    interrupted: BaseException | None = None
+    while True:
+        ask()
+        try:
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            break
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted

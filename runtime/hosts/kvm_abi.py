@@ -1,7 +1,9 @@
-"""KVM's structures and ioctl numbers (x86-64 Linux, linux/kvm.h), and the native loop's own.
+"""KVM's structures and ioctl numbers (x86-64 Linux, linux/kvm.h).
 
-What the loop in `kvm.ll` reads and writes is declared here once, as ctypes
-structures, and checked against the kernel's offsets by a test.
+Declared once, as ctypes structures, for Python and for the loop in `kvm.ll`, and
+checked against the kernel's offsets and sizes by a test.
+
+Non-goals: the loop's own structures (kvm_loop.py).
 """
 
 from __future__ import annotations
@@ -9,10 +11,6 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
-
-from ..bus import CONSTANTS as BUS_CONSTANTS
-from ..bus import STRUCTURES as BUS_STRUCTURES
-from ..bus import Access
 
 API_VERSION = 12
 
@@ -81,6 +79,21 @@ class KernelExit(IntEnum):
     INTR = 10
     INTERNAL_ERROR = 17
     SYSTEM_EVENT = 24
+    IOAPIC_EOI = 26
+
+
+class Capability(IntEnum):
+    """KVM_CAP_ numbers."""
+
+    IRQ_ROUTING = 25
+    COALESCED_MMIO = 15
+    READONLY_MEM = 81
+    SPLIT_IRQCHIP = 121
+    COALESCED_PIO = 162
+    XSAVE2 = 208
+
+
+MEM_READONLY = 1 << 1
 
 
 class MemoryRegion(ctypes.Structure):
@@ -164,6 +177,93 @@ class Sregs(ctypes.Structure):
     ]
 
 
+class CpuidEntry(ctypes.Structure):
+    """`struct kvm_cpuid_entry2`."""
+
+    _fields_ = [
+        *((name, c_uint32) for name in ("function", "index", "flags", "eax", "ebx", "ecx", "edx")),
+        ("padding", c_uint32 * 3),
+    ]
+
+
+CPUID_ENTRIES = 256
+
+
+class Cpuid(ctypes.Structure):
+    """`struct kvm_cpuid2` with room for as many entries as KVM takes."""
+
+    _fields_ = [("nent", c_uint32), ("padding", c_uint32), ("entries", CpuidEntry * CPUID_ENTRIES)]
+
+
+class EnableCap(ctypes.Structure):
+    """`struct kvm_enable_cap`."""
+
+    _fields_ = [("cap", c_uint32), ("flags", c_uint32), ("args", c_uint64 * 4), ("pad", c_uint8 * 64)]
+
+
+class IrqLevel(ctypes.Structure):
+    """`struct kvm_irq_level`."""
+
+    _fields_ = [("irq", c_uint32), ("level", c_uint32)]
+
+
+class Msi(ctypes.Structure):
+    """`struct kvm_msi`."""
+
+    _fields_ = [
+        *((name, c_uint32) for name in ("address_lo", "address_hi", "data", "flags", "devid")),
+        ("pad", c_uint8 * 12),
+    ]
+
+
+ROUTING_IRQCHIP, ROUTING_MSI = 1, 2
+PIC_MASTER, PIC_SLAVE, IOAPIC = 0, 1, 2
+IOAPIC_PINS = 24
+
+
+class RoutingEntry(ctypes.Structure):
+    """`struct kvm_irq_routing_entry`; `where` is (chip, pin) or (address low, high, data)."""
+
+    _fields_ = [
+        *((name, c_uint32) for name in ("gsi", "type", "flags", "pad")),
+        ("where", c_uint32 * 8),
+    ]
+
+
+class Routing(ctypes.Structure):
+    """`struct kvm_irq_routing` with room for every pin of both kinds of chip."""
+
+    _fields_ = [("nr", c_uint32), ("flags", c_uint32), ("entries", RoutingEntry * 64)]
+
+
+class CoalescedZone(ctypes.Structure):
+    """`struct kvm_coalesced_mmio_zone`."""
+
+    _fields_ = [("addr", c_uint64), ("size", c_uint32), ("pio", c_uint32)]
+
+
+class CoalescedWrite(ctypes.Structure):
+    """`struct kvm_coalesced_mmio`: a write that waits."""
+
+    _fields_ = [("phys_addr", c_uint64), ("len", c_uint32), ("pio", c_uint32), ("data", c_uint64)]
+
+
+class CoalescedRing(ctypes.Structure):
+    """`struct kvm_coalesced_mmio_ring`: the kernel writes at `last`, the loop takes from `first`."""
+
+    _fields_ = [("first", c_uint32), ("last", c_uint32), ("writes", CoalescedWrite * 170)]
+
+
+class MpState(IntEnum):
+    """KVM_MP_STATE_ numbers."""
+
+    RUNNABLE = 0
+    UNINITIALIZED = 1
+    INIT_RECEIVED = 2
+    HALTED = 3
+    SIPI_RECEIVED = 4
+
+
 def _ioctl(number: int, size: int = 0, direction: int = 0) -> int:
     return direction << 30 | size << 16 | 0xAE << 8 | number
 
@@ -172,103 +272,26 @@ _TO_KERNEL, _FROM_KERNEL = 1, 2
 
 GET_API_VERSION = _ioctl(0x00)
 CREATE_VM = _ioctl(0x01)
+CHECK_EXTENSION = _ioctl(0x03)
 GET_VCPU_MMAP_SIZE = _ioctl(0x04)
+GET_SUPPORTED_CPUID = _ioctl(0x05, 8, _TO_KERNEL | _FROM_KERNEL)
 CREATE_VCPU = _ioctl(0x41)
 SET_USER_MEMORY_REGION = _ioctl(0x46, ctypes.sizeof(MemoryRegion), _TO_KERNEL)
 SET_TSS_ADDR = _ioctl(0x47)
 SET_IDENTITY_MAP_ADDR = _ioctl(0x48, 8, _TO_KERNEL)
+CREATE_IRQCHIP = _ioctl(0x60)
+IRQ_LINE = _ioctl(0x61, ctypes.sizeof(IrqLevel), _TO_KERNEL)
+REGISTER_COALESCED_MMIO = _ioctl(0x67, ctypes.sizeof(CoalescedZone), _TO_KERNEL)
+UNREGISTER_COALESCED_MMIO = _ioctl(0x68, ctypes.sizeof(CoalescedZone), _TO_KERNEL)
+SET_GSI_ROUTING = _ioctl(0x6A, 8, _TO_KERNEL)
 RUN = _ioctl(0x80)
 GET_REGS = _ioctl(0x81, ctypes.sizeof(Regs), _FROM_KERNEL)
 SET_REGS = _ioctl(0x82, ctypes.sizeof(Regs), _TO_KERNEL)
 GET_SREGS = _ioctl(0x83, ctypes.sizeof(Sregs), _FROM_KERNEL)
 SET_SREGS = _ioctl(0x84, ctypes.sizeof(Sregs), _TO_KERNEL)
 INTERRUPT = _ioctl(0x86, 4, _TO_KERNEL)
-
-
-class Leave(IntEnum):
-    """Why the native loop came back to Python.
-
-    ATTEND   `access` stopped and needs Python; call the loop again afterwards
-    SIGNAL   signals for Python wait; they are handled once the loop is left
-    """
-
-    ATTEND = 1
-    SIGNAL = 2
-    STOPPED = 3
-    TIME = 4
-    HALTED = 5
-    EXIT = 6  # what `kvm_run.exit_reason` says
-    ERROR = 7  # KVM_RUN failed with `error`
-
-
-BREATH = 20_000_000
-"""ns at most between two looks for signals that wait for Python."""
-
-STOP_ASKED = 1
-STOP_TIME = 2
-
-
-class Phase(IntEnum):
-    """What the native loop was in the middle of when it left."""
-
-    RUN = 0
-    ACCESS = 1
-    SETTLE = 2
-
-
-class Vcpu(ctypes.Structure):
-    """What the native loop knows of one vCPU.
-
-    data, left   of the exit under way: where the present element's bytes are, and
-                 how many elements (of a string instruction) remain; 0 without one
-    until        virtual instant at which to leave with TIME
-    armed        virtual instant for which the timer is armed, NEVER if it is not
-    grace        ns that the guest gets at least between two deadlines, so that a
-                 timer of a few ns cannot keep it from running at all
-    settled      deadlines were dealt with since the guest last ran
-    stop         STOP_ASKED or STOP_TIME: leave when the exit under way is complete
-    wake         the timer's and `stop`'s signal, as a mask; blocked in this thread
-                 but in the loop
-    queue        vectors to inject, a ring of `pending` from `head` on
-    """
-
-    _fields_ = [
-        ("access", Access),
-        ("bus", c_uint64),
-        ("run", c_uint64),
-        ("data", c_uint64),
-        ("until", c_uint64),
-        ("armed", c_uint64),
-        ("grace", c_uint64),
-        ("wake", c_uint64),
-        ("runs", c_uint64),
-        ("interrupted", c_uint64),
-        ("injected", c_uint64),
-        ("left", c_uint32),
-        ("fd", c_uint32),
-        ("timer", c_uint32),
-        ("signal_fd", c_uint32),
-        ("phase", c_uint32),
-        ("settled", c_uint32),
-        ("halted", c_uint32),
-        ("stop", c_uint32),
-        ("error", c_uint32),
-        ("head", c_uint32),
-        ("pending", c_uint32),
-        ("pad", c_uint32),
-        ("queue", c_uint8 * 256),
-    ]
-
-
-STRUCTURES: tuple[type[ctypes.Structure], ...] = (*BUS_STRUCTURES, RunHead, RunMmio, Vcpu)
-
-CONSTANTS: dict[str, int] = {
-    **BUS_CONSTANTS,
-    **{f"EXIT_{item.name}": item.value for item in KernelExit},
-    **{f"LEAVE_{item.name}": item.value for item in Leave},
-    **{f"PHASE_{item.name}": item.value for item in Phase},
-    "STOP_TIME": STOP_TIME,
-    "KVM_RUN": RUN,
-    "KVM_INTERRUPT": INTERRUPT,
-    "BREATH": BREATH,
-}
+SET_CPUID2 = _ioctl(0x90, 8, _TO_KERNEL)
+GET_MP_STATE = _ioctl(0x98, 4, _FROM_KERNEL)
+SET_MP_STATE = _ioctl(0x99, 4, _TO_KERNEL)
+ENABLE_CAP = _ioctl(0xA3, ctypes.sizeof(EnableCap), _TO_KERNEL)
+SIGNAL_MSI = _ioctl(0xA5, ctypes.sizeof(Msi), _TO_KERNEL)

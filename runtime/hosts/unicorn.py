@@ -27,7 +27,18 @@ from ...compiler.jit import NativeCode
 from ..bus import CLOCK_RUNNING, CONSTANTS, STRUCTURES, Access
 from ..dispatch import Dispatcher, dispatch_text
 from ..native_module import compile_text, expand, read_text
-from .host import DEFAULT_MEMORY, GRACE, INTERRUPT_FLAG, PAGE, Exit, Host, HostError, Reason, Registers
+from .host import (
+    DEFAULT_MEMORY,
+    GRACE,
+    INTERRUPT_FLAG,
+    LOW_MEMORY,
+    PAGE,
+    Exit,
+    Host,
+    HostError,
+    Reason,
+    Registers,
+)
 
 # unicorn/unicorn.h, unicorn/x86.h: stable since version 2.0.
 _ARCH_X86, _MODE_16 = 4, 1 << 1
@@ -151,6 +162,7 @@ class UnicornHost(Host):
     """A guest in Unicorn."""
 
     name = "unicorn"
+    most_memory = LOW_MEMORY
 
     def __init__(self, dispatcher: Dispatcher, memory: int = DEFAULT_MEMORY) -> None:
         super().__init__(dispatcher, memory)

@@ -1,0 +1,197 @@
+; System calls, the machine's timer and signals (x86-64 Linux).
+;
+; System calls are inlined: libc's wrappers cost more than a light handler.
+
+; Up to four arguments; the result is negative (-errno) on failure.
+define internal i64 @syscall(i64 %number, i64 %a, i64 %b, i64 %c, i64 %d) alwaysinline {
+  %result = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},{r10},~{rcx},~{r11},~{memory}"(i64 %number, i64 %a, i64 %b, i64 %c, i64 %d)
+  ret i64 %result
+}
+
+define internal i64 @ioctl(i32 %fd, i64 %request, i64 %argument) alwaysinline {
+  %fd.wide = zext i32 %fd to i64
+  %result = call i64 @syscall(i64 16, i64 %fd.wide, i64 %request, i64 %argument, i64 0) ; ioctl
+  ret i64 %result
+}
+
+define internal i64 @vcpu_ioctl(ptr %vcpu, i64 %request, i64 %argument) alwaysinline {
+  %fd.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.fd
+  %fd = load i32, ptr %fd.p
+  %result = call i64 @ioctl(i32 %fd, i64 %request, i64 %argument)
+  ret i64 %result
+}
+
+define internal i64 @vm_ioctl(ptr %vm, i64 %request, i64 %argument) alwaysinline {
+  %fd.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.fd
+  %fd = load i32, ptr %fd.p
+  %result = call i64 @ioctl(i32 %fd, i64 %request, i64 %argument)
+  ret i64 %result
+}
+
+; --- locks ---
+
+; Take the lock in a word. What is done under one is short.
+define internal void @lock(ptr %word) {
+entry:
+  br label %attempt
+
+attempt:
+  %tries = phi i32 [ 0, %entry ], [ %more, %pause ], [ 0, %yield ]
+  %pair = cmpxchg ptr %word, i32 0, i32 1 acquire monotonic
+  %taken = extractvalue { i32, i1 } %pair, 1
+  br i1 %taken, label %done, label %wait, !prof !1000
+
+; The holder may have lost its processor.
+wait:
+  %more = add i32 %tries, 1
+  %patient = icmp ult i32 %more, 100
+  br i1 %patient, label %pause, label %yield
+
+pause:
+  call void asm sideeffect "pause", ""()
+  br label %attempt
+
+yield:
+  %yielded = call i64 @syscall(i64 24, i64 0, i64 0, i64 0, i64 0) ; sched_yield
+  br label %attempt
+
+done:
+  ret void
+}
+
+define internal void @unlock(ptr %word) alwaysinline {
+  store atomic i32 0, ptr %word release, align 4
+  ret void
+}
+
+; --- the timer ---
+
+; Arm the machine's timer for virtual instant %target (or NEVER), or %grace after
+; %now if this vCPU has dealt with deadlines and not run since. Under the timer's
+; lock. The timer's signal goes to the first vCPU, whoever arms it.
+define internal void @arm(ptr %vcpu, ptr %vm, ptr %bus, i64 %target, i64 %now) {
+  %setting = alloca [4 x i64] ; struct itimerspec: no interval, then the instant
+  %settled.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.settled
+  %settled = load i32, ptr %settled.p
+  %has_run = icmp eq i32 %settled, 0
+  %grace.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.grace
+  %grace = load i64, ptr %grace.p
+  %grace.end = add i64 %now, %grace
+  %not_before = select i1 %has_run, i64 0, i64 %grace.end
+  %when = call i64 @llvm.umax.i64(i64 %target, i64 %not_before)
+  %armed.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.armed
+  %armed = load atomic i64, ptr %armed.p monotonic, align 8
+  %same = icmp eq i64 %when, %armed
+  br i1 %same, label %done, label %change
+
+; The timer also fires now and then without a deadline: signals for Python are
+; blocked while the guest runs, and looked for then.
+change:
+  store atomic i64 %when, ptr %armed.p monotonic, align 8
+  store [4 x i64] zeroinitializer, ptr %setting
+  %never = icmp eq i64 %when, $NEVER
+  br i1 %never, label %breathe, label %reckon
+
+breathe:
+  %breath.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 3
+  store i64 $BREATH, ptr %breath.p
+  br label %set
+
+; The host's clock is virtual time less the base.
+reckon:
+  %base.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock, i32 $ClockBlock.base
+  %base = load i64, ptr %base.p
+  %host.now = sub i64 %now, %base
+  %ahead = sub i64 %when, %now
+  %clipped = call i64 @llvm.umin.i64(i64 %ahead, i64 $BREATH)
+  %host = add i64 %host.now, %clipped
+  %seconds = udiv i64 %host, 1000000000
+  %nanos = urem i64 %host, 1000000000
+  %seconds.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 2
+  store i64 %seconds, ptr %seconds.p
+  %nanos.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 3
+  store i64 %nanos, ptr %nanos.p
+  br label %set
+
+set:
+  %flags = phi i64 [ 0, %breathe ], [ 1, %reckon ] ; TIMER_ABSTIME
+  %timer.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.timer
+  %timer = load i32, ptr %timer.p
+  %timer.wide = zext i32 %timer to i64
+  %setting.at = ptrtoint ptr %setting to i64
+  %status = call i64 @syscall(i64 223, i64 %timer.wide, i64 %flags, i64 %setting.at, i64 0) ; timer_settime
+  br label %done
+
+done:
+  ret void
+}
+
+; The wake signal's handler. The timer's value is where `immediate_exit` is: set
+; at any moment, it ends the KVM_RUN that comes next, so no signal is lost between
+; a check and the run. (Letting the kernel change the signal mask for each KVM_RUN
+; would cost more than serving an access.)
+define void @devc_kvm_wake(i32 %number, ptr %info, ptr %context) {
+  %code.p = getelementptr i8, ptr %info, i64 8
+  %code = load i32, ptr %code.p
+  %by_timer = icmp eq i32 %code, -2 ; SI_TIMER
+  br i1 %by_timer, label %set, label %done
+
+set:
+  %value.p = getelementptr i8, ptr %info, i64 24 ; si_value
+  %immediate = load ptr, ptr %value.p
+  store atomic i8 1, ptr %immediate monotonic, align 1
+  br label %done
+
+done:
+  ret void
+}
+
+; Take the wake: from here on, it is for the next KVM_RUN.
+define internal void @take_wake(ptr %immediate) alwaysinline {
+  %was = atomicrmw xchg ptr %immediate, i8 0 seq_cst
+  ret void
+}
+
+; The host's monotonic clock, ns, whatever virtual time does.
+define internal i64 @host_now(ptr %bus) {
+  %time = alloca { i64, i64 } ; struct timespec
+  %clock = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock
+  %gettime.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.gettime
+  %gettime = load ptr, ptr %gettime.p
+  %source.p = getelementptr %ClockBlock, ptr %clock, i32 0, i32 $ClockBlock.source
+  %source = load i32, ptr %source.p
+  %status = call i32 %gettime(i32 %source, ptr %time)
+  %seconds = load i64, ptr %time
+  %nanos.p = getelementptr { i64, i64 }, ptr %time, i32 0, i32 1
+  %nanos = load i64, ptr %nanos.p
+  %whole = mul i64 %seconds, 1000000000
+  %now = add i64 %whole, %nanos
+  ret i64 %now
+}
+
+; Take the wake signals that are pending, while they are blocked.
+define internal void @take_signals(ptr %vm) {
+  %none = alloca { i64, i64 }
+  store { i64, i64 } zeroinitializer, ptr %none
+  %none.at = ptrtoint ptr %none to i64
+  %wake.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.wake
+  %wake.at = ptrtoint ptr %wake.p to i64
+  br label %take
+
+take:
+  %signal = call i64 @syscall(i64 128, i64 %wake.at, i64 0, i64 %none.at, i64 8) ; rt_sigtimedwait
+  %taken = icmp sgt i64 %signal, 0
+  br i1 %taken, label %take, label %done
+
+done:
+  ret void
+}
+
+; Wait for the wake signal through a signalfd, with no limit (the timer has no
+; slack, a timeout has), and for any signal not in the mask at %mask.at.
+define internal i64 @ppoll(i64 %poll.at, i64 %mask.at) alwaysinline {
+  %result = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},{r10},{r8},~{rcx},~{r11},~{memory}"(i64 271, i64 %poll.at, i64 1, i64 0, i64 %mask.at, i64 8)
+  ret i64 %result
+}
+
+declare i64 @llvm.umax.i64(i64, i64)

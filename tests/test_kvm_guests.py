@@ -1,0 +1,214 @@
+"""Guests on KVM with its interrupt controllers: where they begin, interrupts, several vCPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from devc.runtime.assemble import assemble
+from devc.runtime.clock import HostClock
+from devc.runtime.hosts import HostError, Reason, kvm
+from devc.runtime.hosts.start import RESET, Start
+from devc.runtime.machine import Machine
+from devc.runtime.vmm import Vmm
+
+pytestmark = pytest.mark.skipif(kvm.available() is not None, reason=str(kvm.available()))
+
+CODE, RESULTS = 0x10000, 0x8000
+SECOND = 10**9
+MIB = 1 << 20
+
+Made = Callable[..., Vmm]
+
+
+@pytest.fixture
+def make() -> Iterator[Made]:
+    """Makes VMMs over machines with the devices named; exits by port 0xf4."""
+    made: list[Vmm] = []
+
+    def vmm(*devices: str, **options: object) -> Vmm:
+        machine = Machine(HostClock())
+        for device in devices:
+            machine.add(device)
+        made.append(Vmm(machine, "kvm", **options))  # type: ignore[arg-type]
+        made[-1].exit_port()
+        return made[-1]
+
+    yield vmm
+    for vmm_made in made:
+        vmm_made.close()
+
+
+def start(vmm: Vmm, text: str, bits: int = 16) -> None:
+    """Load code at CODE and begin there: real mode with CS 0x1000, or flat 32 bits."""
+    vmm.host.load(assemble(text, CODE if bits == 32 else 0, bits), CODE)
+    vmm.host.start(Start("flat32" if bits == 32 else "real", CODE))
+
+
+def run(vmm: Vmm, seconds: float = 5) -> None:
+    outcome = vmm.run(until=vmm.machine.now + int(seconds * SECOND))
+    assert outcome.reason is Reason.STOPPED, str(outcome)
+
+
+# --- where guests begin -----------------------------------------------------------
+
+
+def test_flat_32_bit_code_begins_with_4_gib_segments_and_given_registers(make: Made) -> None:
+    vmm = make(memory=2 * MIB)
+    text = f"""
+        movl %eax, {RESULTS}
+        movl %ebx, {RESULTS + 4}
+        movl $0x1fff00, %esp
+        push $0x12345678
+        outb %al, $0xf4
+        hlt"""
+    vmm.host.load(assemble(text, MIB, 32), MIB)
+    vmm.host.start(Start("flat32", MIB, {"rax": 0x2BADB002, "rbx": 0x9500}))
+    run(vmm)
+    assert vmm.host.read(RESULTS, 8).hex() == "02b0ad2b" + "00950000"
+    assert vmm.host.read(0x1FFEFC, 4).hex() == "78563412"
+
+
+def test_a_reset_begins_in_rom_below_4_gib(make: Made) -> None:
+    vmm = make(memory=MIB)
+    # At ffff:fff0 of 64 KiB of ROM: a near jump to the ROM's begin, seen through CS's base.
+    code = assemble(f"mov $0x5a, %al\n mov %al, {RESULTS}\n mov %cs:0x100, %al\n out %al, $0xf4\n hlt", 0)
+    rom = bytearray(b"\x90" * 0x10000)
+    rom[: len(code)] = code
+    rom[0x100] = 0x77
+    rom[0xFFF0:0xFFF3] = b"\xe9" + ((0 - 0xFFF3) & 0xFFFF).to_bytes(2, "little")
+    vmm.host.rom((1 << 32) - len(rom), bytes(rom))
+    values = vmm.exit_port(0xF5)
+    vmm.host.start(RESET)
+    run(vmm)
+    assert vmm.host.read(RESULTS, 1) == b"\x5a"
+    assert vmm.host.registers.rax & 0xFF == 0x77
+    assert values == []
+
+
+def test_a_guest_can_begin_again_after_protected_mode(make: Made) -> None:
+    vmm = make(memory=MIB)
+    start(vmm, "outb %al, $0xf4\n hlt", bits=32)
+    run(vmm)
+    start(vmm, f"mov %cs, %ax\n mov %ax, {RESULTS}\n out %al, $0xf4")
+    run(vmm)
+    assert vmm.host.read(RESULTS, 2).hex() == "0010"
+
+
+def test_rom_reads_as_loaded_and_writes_are_lost(make: Made) -> None:
+    vmm = make(memory=MIB)
+    vmm.host.rom(0xE0000000, b"\x11\x22\x33\x44")
+    text = f"""
+        movl $0xffffffff, 0xe0000000
+        movl 0xe0000000, %eax
+        movl %eax, {RESULTS}
+        movl 0xe0000ffc, %eax
+        movl %eax, {RESULTS + 4}
+        outb %al, $0xf4
+        hlt"""
+    start(vmm, text, bits=32)
+    run(vmm)
+    assert vmm.host.read(RESULTS, 8).hex() == "11223344ffffffff"
+
+
+def test_memory_that_does_not_fit_below_3_gib_goes_on_above_4(make: Made) -> None:
+    vmm = make(memory=(3 << 30) + 16 * MIB)
+    assert [(r.address, r.size) for r in vmm.host.ranges] == [(0, 3 << 30), (4 << 30, 16 * MIB)]
+    vmm.host.load(b"there", (4 << 30) + 5)
+    assert vmm.host.read((4 << 30) + 5, 5) == b"there"
+    with pytest.raises(HostError, match="do not fit"):
+        vmm.host.load(b"x", 3 << 30)
+
+
+def test_a_rom_over_memory_is_refused(make: Made) -> None:
+    vmm = make(memory=MIB)
+    with pytest.raises(HostError, match="overlap"):
+        vmm.host.rom(MIB - 0x10000, bytes(0x10000))
+
+
+# --- CPUID --------------------------------------------------------------------------
+
+SIGNATURE = f"""
+    movl $0x40000000, %eax
+    cpuid
+    movl %ebx, {RESULTS}
+    movl $1, %eax
+    cpuid
+    movl %ecx, {RESULTS + 4}
+    movl %ebx, {RESULTS + 8}
+    outb %al, $0xf4
+    hlt"""
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_cpuid_shows_a_hypervisor_unless_it_is_hidden(make: Made, hidden: bool) -> None:
+    vmm = make(memory=MIB, irqchip="kernel", hide_kvm=hidden)
+    start(vmm, SIGNATURE, bits=32)
+    run(vmm)
+    signature, features = vmm.host.read(RESULTS, 4), vmm.host.read(RESULTS + 4, 4)
+    assert (signature == b"KVMK") is not hidden
+    assert bool(features[3] & 0x80) is not hidden
+
+
+# --- interrupts -----------------------------------------------------------------------
+
+# The 8259 pair as a PC's BIOS sets it up: IRQ 0 to 7 at vectors 8 to 15; only IRQ 0 open.
+PIC = """
+    mov $0x11, %al
+    out %al, $0x20
+    out %al, $0xa0
+    mov $8, %al
+    out %al, $0x21
+    mov $0x70, %al
+    out %al, $0xa1
+    mov $4, %al
+    out %al, $0x21
+    mov $2, %al
+    out %al, $0xa1
+    mov $1, %al
+    out %al, $0x21
+    out %al, $0xa1
+    mov $0xfe, %al
+    out %al, $0x21
+    mov $0xff, %al
+    out %al, $0xa1
+"""
+# Channel 0 in mode 2, every 11932 clocks: 10 ms. Leaves after five ticks, halting between.
+TICKS = f"""
+    xor %ax, %ax
+    mov %ax, %ds
+    mov %ax, %ss
+    mov $0x7000, %sp
+    movw $tick, 4 * 8
+    movw %cs, 4 * 8 + 2
+    {PIC}
+    mov $0x34, %al
+    out %al, $0x43
+    mov $0x9c, %al
+    out %al, $0x40
+    mov $0x2e, %al
+    out %al, $0x40
+    sti
+1:  hlt
+    cmpw $5, {RESULTS}
+    jb 1b
+    out %al, $0xf4
+    cli
+    hlt
+tick:
+    incw {RESULTS}
+    mov $0x20, %al
+    out %al, $0x20
+    iret
+"""
+
+
+def test_our_pit_ticks_through_kvms_controllers(make: Made) -> None:
+    vmm = make("i8254", memory=MIB, irqchip="kernel")
+    vmm.irq("i8254.irq0", 0)
+    start(vmm, TICKS)
+    before = vmm.machine.now
+    run(vmm)
+    assert vmm.host.read(RESULTS, 2) == b"\x05\x00"
+    # The first edge is that of OUT going high with the mode.
+    assert 39_000_000 < vmm.machine.now - before < 1_000_000_000
