@@ -1,0 +1,219 @@
+"""A whole PC around a machine's timers, and what becomes of it: off, reset, asleep.
+
+    pc = Pc(machine, vcpus=2, memory=128 << 20, disk=DiskImage("disk.img"))
+    guest = load_guest("vmexit.flat", pc.surroundings("cpuid"))
+    with Vmm(machine, memory=pc.memory, vcpus=2, irqchip="kernel") as vmm:
+        pc.connect(vmm, "kernel")
+        ending = pc.run(vmm, guest)
+
+Non-goals: a display, a keyboard, PCI devices.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ...compiler.ir import NEVER
+from ..guests import BELOW_4_GIB, TABLES, Guest, Surroundings
+from ..hosts import Exit, Reason
+from ..hosts.start import Start
+from . import acpi, cmos, ports
+from .ata import IRQ as ATA_IRQ
+from .ata import AtaDisk
+from .disk_image import DiskImage
+from .fw_cfg import FirmwareConfiguration, numbers
+from .pins import Pin
+from .sleep import SleepControl
+from .uart import COM1_IRQ, Uart
+from .wiring import CONTROLLERS, wire
+
+if TYPE_CHECKING:
+    from ..machine import Machine
+    from ..vmm import Vmm
+
+EXIT_PORT, EXIT_PORTS = 0xF4, 4
+RTC, PM_TIMER, HPET = "mc146818", "acpi_pm", "hpet"
+CENTURY = 0x32
+_CONTROL = 12
+"""The PM1 control block stands behind the PM timer's window."""
+RESET = (ports.RESET_CONTROL, 6)
+_WAKING_VECTOR = 12  # ACPI 6.5, 5.2.10
+
+LOOKS_EVERY = 500_000_000
+"""ns between two looks of a sleeping machine whether it must wake, at the least."""
+
+Output = Callable[[bytes], object]
+Request = Literal["exit", "off", "reset", "sleep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a guest's run ended: the host's exit, and what the guest asked for, if it did;
+    `value` is what it wrote to the exit port."""
+
+    exit: Exit
+    request: Request | None = None
+    value: int = 0
+
+
+class Pc:
+    """The board's parts, on windows of a machine whose devices are there already.
+
+    `serial` and `console` take the guest's bytes. `reboot`: a reset starts the guest
+    again, else it ends the run.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        memory: int,
+        vcpus: int = 1,
+        disk: DiskImage | None = None,
+        serial: Output | None = None,
+        console: Output | None = None,
+        reboot: bool = False,
+    ) -> None:
+        """Raises MachineError if a device stands where the board's parts do."""
+        self.machine, self.memory, self.vcpus, self.reboot = machine, memory, vcpus, reboot
+        self.uart = Uart(serial)
+        self.disk = AtaDisk(disk)
+        self._request: tuple[Request, int] | None = None
+        self._stop: Callable[[], object] = lambda: None
+        self._test_pins: list[Pin] = []
+        self._claim(console)
+        self._about = self._describe()
+        if RTC in machine.devices:
+            below = min(memory, BELOW_4_GIB)
+            contents = cmos.contents(below, memory - below, vcpus=vcpus, disk=disk is not None)
+            cmos.write(machine, contents, machine.devices[RTC].bases["base"] or 0x70)
+
+    def _claim(self, console: Output | None) -> None:
+        machine = self.machine
+        self.uart.claim(machine)
+        self.disk.claim(machine)
+        for port in ports.CONSOLES:
+            ports.console(machine, port, console or (lambda data: None))
+        machine.claim("exit", "io", EXIT_PORT, EXIT_PORTS, write=self._exit)
+        ports.system_control(machine, lambda: self._ask("reset"))
+        ports.EmptyPci(lambda: self._ask("reset")).claim(machine)
+        ports.test_interrupts(machine, self._test_interrupt)
+        FirmwareConfiguration(numbers(self.memory, self.vcpus)).claim(machine)
+        base = self._pm_base()
+        if base is not None:
+            sleep = SleepControl(lambda: self._ask("off"), lambda: self._ask("sleep"))
+            sleep.claim(machine, base + _CONTROL)
+
+    def _pm_base(self) -> int | None:
+        device = self.machine.devices.get(PM_TIMER)
+        return device.bases["base"] if device is not None else None
+
+    # --- what the guest is told ---------------------------------------------------------
+
+    def _describe(self) -> acpi.Description:
+        devices, base = self.machine.devices, self._pm_base()
+        hpet = devices[HPET].bases["base"] if HPET in devices else None
+        return acpi.Description(
+            vcpus=self.vcpus,
+            pm_base=base,
+            pm_control=None if base is None else base + _CONTROL,
+            pm_wide=bool(base is not None and devices[PM_TIMER].stored.get("wide")),
+            hpet=None if hpet is None else (hpet, self.machine.peek("mmio", hpet, 4)),
+            overrides=(acpi.Override(0, 2), acpi.Override(acpi.SCI, acpi.SCI, acpi.HIGH_LEVEL)),
+            century=CENTURY if RTC in devices else 0,
+            reset_port=RESET,
+            legacy=acpi.LEGACY_DEVICES | acpi.NO_VGA | (0 if RTC in devices else acpi.NO_CLOCK),
+        )
+
+    @property
+    def tables(self) -> acpi.Tables:
+        """The ACPI tables of this machine, for where firmware would leave them."""
+        return acpi.build(self._about, TABLES)
+
+    def surroundings(self, command_line: str = "", modules: Sequence[tuple[Path, str]] = ()) -> Surroundings:
+        """What `load_guest` needs to know."""
+        return Surroundings(self.memory, command_line, modules, self.tables)
+
+    # --- what the guest asks for ----------------------------------------------------------
+
+    def _ask(self, request: Request, value: int = 0) -> None:
+        if self._request is None:
+            self._request = request, value
+        self._stop()
+
+    def _exit(self, offset: int, width: int, value: int) -> None:
+        if offset == 0:
+            self._ask("exit", value)
+
+    def _test_interrupt(self, number: int) -> Pin:
+        return lambda level: self._test_pins[number](level) if self._test_pins else None
+
+    # --- running ----------------------------------------------------------------------------
+
+    def connect(self, vmm: Vmm, irqchip: str) -> None:
+        """Lead every interrupt to the guest through the controllers: "kernel", "split" or "none"."""
+        controllers = CONTROLLERS[irqchip](vmm)
+        wire(self.machine, controllers)
+        self.uart.pin = controllers.pin(COM1_IRQ, "serial")
+        self.disk.pin = controllers.pin(ATA_IRQ, "disk")
+        self._test_pins = [controllers.pin(number, "test") for number in range(ports.TEST_INPUTS)]
+        self._stop = vmm.stop
+
+    def run(self, vmm: Vmm, guest: Guest, until: int = NEVER) -> Ending:
+        """Run a guest that was placed, through resets and sleep, to its end or to virtual instant `until`."""
+        while True:
+            self._request = None
+            ended = vmm.run(until)
+            if ended.reason is not Reason.STOPPED or self._request is None:
+                return Ending(ended)
+            request, value = self._request
+            if request == "sleep" and self._sleep(vmm, until):
+                continue
+            if request == "reset" and self.reboot:
+                self.reset()
+                guest.replace(vmm.host)
+                continue
+            return Ending(ended, request, value)
+
+    def reset(self) -> None:
+        """As RESET# does: all but the clock, which has a battery and a reset pin."""
+        machine = self.machine
+        with machine.lock:
+            now = machine.now
+            clock = machine.devices.get(RTC)
+            image = clock.instance.save(now) if clock is not None else b""
+            machine.reset()
+            if clock is not None:
+                clock.instance.restore(now, image)
+                for level in (1, 0):
+                    clock.drive("reset_pin", level, now)
+                machine.attend(clock, now)
+            self.uart.reset()
+            self.disk.reset()
+
+    def _sleep(self, vmm: Vmm, until: int) -> bool:
+        """Wait until the clock's interrupt wakes the machine; the guest begins where the
+        FACS says (ACPI 6.5, 16.3.2). False if nothing will wake it."""
+        if RTC not in self.machine.devices:
+            return False
+        clock = self.machine.devices[RTC]
+        bit = 1 << next(line.bit for line in clock.lines if line.name == "irq8")
+        while True:
+            with self.machine.lock:
+                deadline, woken = self.machine.service(), clock.instance.lines & bit
+            left = min(deadline, until) - self.machine.now
+            if woken:
+                break
+            if deadline == NEVER or self.machine.now >= until:
+                return False
+            time.sleep(min(max(left, 0), LOOKS_EVERY) / 1e9)
+        facs = self.tables.places["FACS"]
+        vector = int.from_bytes(vmm.host.read(facs + _WAKING_VECTOR, 4), "little")
+        if not 0 < vector < 1 << 20:
+            return False
+        vmm.host.start(Start("real", vector))
+        return True
