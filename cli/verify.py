@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..compiler import ir
-from ..compiler.bpf_compile import BpfCompileError, object_code
+from ..compiler.bpf_compile import CompileError, object_code
 from ..compiler.driver import load
 from ..dsl.diagnostics import NOWHERE, DeviceFileError, Diagnostic, Source, Span
 from ..runtime import bpf
@@ -67,7 +67,7 @@ def verify(files: list[Path], log: bool, json: Path | None) -> int:
             print(error, end="\n\n", file=sys.stderr)
             status = FAILED
             continue
-        except (ObjectError, BpfCompileError, bpf.BpfError) as error:
+        except (ObjectError, CompileError, bpf.BpfError) as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             status = FAILED
             continue
@@ -88,7 +88,7 @@ def _unavailable(error: bpf.BpfUnavailable) -> int:
 
 
 def _subject(path: Path) -> Subject:
-    """Raises DeviceFileError, ObjectError or BpfCompileError."""
+    """Raises DeviceFileError, ObjectError or CompileError."""
     if path.suffix == ".o":
         try:
             return Subject(path.name, BpfObject(path.read_bytes(), path.name))

@@ -63,7 +63,7 @@ class DeviceType:
         return found
 
     def bpf(self) -> bytes:
-        """The eBPF object for the running kernel. Raises BpfCompileError."""
+        """The eBPF object for the running kernel. Raises CompileError."""
         from .bpf_compile import object_code
 
         return object_code(self.reference_module(), self.source)
