@@ -25,7 +25,7 @@ def compile(files: list[Path], output: Path, kinds: str, cpu: str | None) -> int
             module = device.reference_module()
             for warning in device.warnings:
                 print(warning.render(device.source), end="\n\n", file=sys.stderr)
-            for written in emit(module, wanted, output, cpu).values():
+            for written in emit(module, wanted, output, cpu, source=device.source).values():
                 print(written)
         except DeviceFileError as error:
             print(error, end="\n\n", file=sys.stderr)

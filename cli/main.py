@@ -71,7 +71,7 @@ def compile(
         str,
         typer.Option(
             metavar="KIND,...",
-            help="header, obj, lib (shared library), ll (LLVM IR), asm, wasm (wasm32 object).",
+            help="header, obj, lib (shared library), ll (LLVM IR), asm, wasm (wasm32 object), bpf.",
         ),
     ] = "header,obj",
     cpu: Annotated[

@@ -1,4 +1,4 @@
-"""Files for programs without devc: C header, object, shared library, LLVM IR, assembly, wasm.
+"""Files for programs without devc: C header, object, shared library, LLVM IR, assembly, wasm, eBPF.
 
 The object is position-independent, for this machine's architecture at its
 baseline (or for one CPU if asked), and needs at run time no more than C's
@@ -20,7 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import c_header, ir, jit, native, wasm
+from ..dsl.diagnostics import Source
+from . import bpf_compile, c_header, ir, jit, native, wasm
 from .cache import write_atomically
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -34,8 +35,9 @@ class EmitError(Exception):
 class _Output:
     """One device on its way to files; compiled once, and only if a file needs it."""
 
-    def __init__(self, module: ir.Module, target: jit.Target, opt: int) -> None:
+    def __init__(self, module: ir.Module, target: jit.Target, opt: int, source: Source | None = None) -> None:
         self.module = module
+        self.source = source
         self.target = target
         self.opt = opt
 
@@ -64,6 +66,12 @@ class _Output:
     def wasm(self) -> bytes:
         return wasm.object_code(self.module, self.opt)
 
+    def bpf(self) -> bytes:
+        try:
+            return bpf_compile.object_code(self.module, self.source)
+        except bpf_compile.CompileError as error:
+            raise EmitError(str(error)) from None
+
     def library(self) -> bytes:
         return link(self.object, f"lib{self.module.name}.so")
 
@@ -75,23 +83,30 @@ KINDS: dict[str, tuple[str, Callable[[_Output], bytes]]] = {
     "ll": ("{}.ll", _Output.llvm),
     "asm": ("{}.s", _Output.assembly),
     "wasm": ("{}.wasm", _Output.wasm),
+    "bpf": ("{}.bpf.o", _Output.bpf),
 }
 """What can be emitted: the file's name and how its content is made."""
 
 
 def emit(
-    module: ir.Module, what: Collection[str], directory: Path, cpu: str | None = None, opt: int = 2
+    module: ir.Module,
+    what: Collection[str],
+    directory: Path,
+    cpu: str | None = None,
+    opt: int = 2,
+    source: Source | None = None,
 ) -> dict[str, Path]:
     """Write the files named in `what` (see KINDS) and return their paths.
 
     `cpu` is None for code that runs on every machine of this architecture,
-    "native" for this machine's, or a name that LLVM knows. All content is made
-    before the first file is written; each is put in place whole. Raises `EmitError`.
+    "native" for this machine's, or a name that LLVM knows. `source`: the device file, which
+    eBPF objects quote. All content is made before the first file is written; each is put in
+    place whole. Raises `EmitError`.
     """
     unknown = sorted(set(what) - set(KINDS))
     if unknown:
         raise EmitError(f"cannot emit {', '.join(unknown)}; choose from {', '.join(KINDS)}")
-    output = _Output(module, _target(cpu), opt)
+    output = _Output(module, _target(cpu), opt, source)
     made = {kind: KINDS[kind][1](output) for kind in KINDS if kind in what}
     paths = {kind: directory / KINDS[kind][0].format(module.name) for kind in made}
     try:

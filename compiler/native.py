@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from . import ir, native_image
 from . import native_ops as ops
+from .metadata import Metadata
 from .native_ops import Writer, literal
 
 ATTRIBUTES = "mustprogress nofree norecurse nosync nounwind willreturn"
@@ -53,7 +54,7 @@ def translate(module: ir.Module, preserve_most: bool = False) -> Unit:
     elsewhere = {upgrade.function for upgrade in module.upgrades}  # only the reference engine runs them
     for function in module.functions:
         if function.name not in elsewhere:
-            unit.texts[function.name] = _Translator(unit, function).text()
+            unit.texts[function.name] = Translator(unit, function).text()
     return unit
 
 
@@ -90,27 +91,14 @@ class FunctionText:
         return f"declare {visibility} {self.signature} {self.attributes}"
 
 
-class _Metadata:
-    """Numbered metadata nodes, each text once."""
-
-    def __init__(self) -> None:
-        self._nodes: dict[str, int] = {}
-
-    def node(self, text: str) -> str:
-        return f"!{self._nodes.setdefault(text, len(self._nodes))}"
-
-    def text(self) -> str:
-        return "\n".join(f"!{number} = {text}" for text, number in self._nodes.items())
-
-
 class Unit:
     """What the functions of one module share."""
 
-    def __init__(self, module: ir.Module, preserve_most: bool) -> None:
+    def __init__(self, module: ir.Module, preserve_most: bool, metadata: Metadata | None = None) -> None:
         self.module = module
         self.functions = {f.name: f for f in module.functions}
         self.slots = {s.name: s for s in module.slots}
-        self.metadata = _Metadata()
+        self.metadata = metadata or Metadata()
         self.convention = "preserve_mostcc " if preserve_most else ""
         self.texts: dict[str, FunctionText] = {}
         self.calls: dict[str, Counter[str]] = {}
@@ -190,13 +178,13 @@ def _locals(block: ir.Block) -> Iterator[str]:
                 yield from _locals(body)
 
 
-class _Translator:
-    """One function."""
+class Translator:
+    """One function. Another target overrides how functions, state and calls look (bpf_functions.py)."""
 
-    def __init__(self, unit: Unit, function: ir.Function) -> None:
+    def __init__(self, unit: Unit, function: ir.Function, writer: Writer | None = None) -> None:
         self.unit = unit
         self.function = function
-        self.w = Writer()
+        self.w = writer or Writer()
         self.exits: list[str] = []
         self.values: dict[str, str] = {}
         self.places: dict[str, str] = {}
@@ -224,13 +212,16 @@ class _Translator:
             "dso_local" if function.exported else "internal",
         )
 
+    def _kind(self, function: ir.Function, value: ir.Range) -> str:
+        return _type(function, value)
+
     def _prologue(self) -> None:
         for number, name in enumerate(dict.fromkeys(_locals(self.function.body))):
             self.places[name] = f"%l{number}"
             self.w.do(f"%l{number} = alloca i64")
         for number, (name, value) in enumerate(self.function.params):
             operand = f"%p{number}"
-            if _type(self.function, value) == "i32":
+            if self._kind(self.function, value) == "i32":
                 operand = self.w.op(f"zext i32 {operand} to i64")
             self.values[name] = operand
             if name in self.places:

@@ -1,0 +1,152 @@
+"""A device's functions as LLVM IR for the BPF target: what the verifier must see differs from the native.
+
+The state is one global variable, reached by its address and never passed on.
+A function that stays by itself is a *global* one: the verifier takes it by
+itself, once, knowing nothing of its arguments. So every index is bounded where
+it is used, behind a barrier that keeps LLVM from proving the bound superfluous:
+what LLVM knows, the verifier does not.
+
+All arguments and results are 64 bits wide; a function without a result returns
+0, as older verifiers want a scalar.
+
+Non-goals: programs, which the kernel calls (bpf_programs.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from math import gcd
+
+from . import ir
+from .bpf_debug import Debug, Names
+from .native import FunctionText, Translator, Unit
+from .native_ops import Writer
+
+ATTRIBUTES = 'nounwind "no-jump-tables"="true" "no-builtins"'
+STATE = "@state"
+MOST_ARGUMENTS = 5
+"""Registers for arguments of a BPF function; the instant takes one."""
+
+
+class LinedWriter(Writer):
+    """A writer whose instructions bear the line of the device file that they stem from."""
+
+    def __init__(self, debug: Debug, function: str) -> None:
+        super().__init__()
+        self._debug, self._function = debug, function
+        self.line = 0
+
+    def do(self, text: str) -> None:
+        super().do(f"{text}, !dbg {self._debug.location(self.line, self._function)}")
+
+
+class BpfUnit(Unit):
+    """What the functions of one module share.
+
+    `unguarded`: slots whose indices are not bounded. For tests, which make a
+    device unsafe past our own checker and see that the kernel refuses it.
+    """
+
+    def __init__(self, module: ir.Module, debug: Debug, unguarded: Collection[str] = ()) -> None:
+        super().__init__(module, False, debug.metadata)
+        self.debug = debug
+        self.unguarded = frozenset(unguarded)
+        self.word = debug.integer(8)
+        taken = [f"{module.name}_{name}" for name in ("read", "write", "settle", "deadline", "batch")]
+        names = Names([*taken, "state", "calls", "about", "serve", "each", "open", "close", "count"])
+        self.names: Mapping[str, str] = {f.name: names.give(f.name) for f in module.functions}
+        """The linkage names: C identifiers, as BTF wants them."""
+        self.heads: dict[str, str] = {}
+        """The debug node of each function's own line."""
+
+    def target(self, function: str) -> str:
+        return f"@{self.names[function]}"
+
+
+class BpfTranslator(Translator):
+    """One function."""
+
+    unit: BpfUnit
+    w: LinedWriter
+
+    def __init__(self, unit: BpfUnit, function: ir.Function) -> None:
+        params = [("now", unit.word), *((name, unit.word) for name, _ in function.params)]
+        self.node = unit.debug.function(
+            unit.names[function.name], params, unit.word, function.line, local=False
+        )
+        super().__init__(unit, function, LinedWriter(unit.debug, self.node))
+        self.w.line = function.line
+        unit.heads[function.name] = unit.debug.location(function.line, self.node)
+
+    def text(self) -> FunctionText:
+        self._prologue()
+        self._block(self.function.body)
+        self.w.end("ret i64 0")
+        params = ", ".join(["i64 %now", *(f"i64 %p{n}" for n in range(len(self.function.params)))])
+        memory = "readwrite" if self.function.name in self.unit.writers else "read"
+        return FunctionText(
+            f"i64 {self.unit.target(self.function.name)}({params})",
+            f"memory({memory}) {ATTRIBUTES} !dbg {self.node}",
+            "\n".join(self.w.lines),
+            "dso_local",
+        )
+
+    def _kind(self, function: ir.Function, value: ir.Range) -> str:
+        return "i64"
+
+    def _statement(self, stmt: ir.Stmt) -> None:
+        before = self.w.line
+        self.w.line = (stmt.line if isinstance(stmt, ir.Store) else 0) or before
+        super()._statement(stmt)
+        self.w.line = before
+
+    def _return(self, value: ir.Expr | None) -> None:
+        self.w.end("ret i64 0" if value is None else f"ret i64 {self.value(value)}")
+
+    def _address(self, slot: ir.Slot, index: tuple[ir.Expr, ...]) -> str:
+        offset, moving, greatest, unit = slot.offset, None, 0, 0
+        for expr, (count, stride) in zip(index, slot.dims, strict=True):
+            if isinstance(expr, ir.Const):
+                offset += expr.value * stride
+                continue
+            step = self.w.op(f"mul nuw nsw i64 {self.value(expr)}, {stride}")
+            moving = step if moving is None else self.w.op(f"add nuw nsw i64 {moving}, {step}")
+            greatest += (count - 1) * stride
+            unit = gcd(unit, stride)
+        base = STATE
+        if moving is not None:
+            if slot.name not in self.unit.unguarded:
+                moving = self._bounded(moving, greatest, unit & -unit, offset + slot.size)
+            base = self.w.op(f"getelementptr inbounds i8, ptr {STATE}, i64 {moving}")
+        return self.w.op(f"getelementptr inbounds i8, ptr {base}, i64 {offset}")
+
+    def _bounded(self, moving: str, greatest: int, step: int, behind: int) -> str:
+        """An offset, a multiple of `step`, held to what the verifier must see.
+
+        A mask costs one instruction; where it would allow what lies beyond the
+        state, the offset is compared instead.
+        """
+        moving = self.w.op(f'call i64 asm "", "=r,0"(i64 {moving}) memory(none) nounwind willreturn')
+        mask = (1 << greatest.bit_length()) - 1 & -step
+        if mask + behind <= self.unit.module.size:
+            return self.w.op(f"and i64 {moving}, {mask}")
+        inside = self.w.op(f"icmp ult i64 {moving}, {greatest}")
+        return self.w.op(f"select i1 {inside}, i64 {moving}, i64 {greatest}")
+
+    def _call(self, call: ir.Call) -> str:
+        callee = self.unit.functions[call.function]
+        self.unit.calls.setdefault(self.function.name, Counter())[callee.name] += 1
+        if callee.name in self.unit.writers:
+            self.unit.writers.add(self.function.name)
+        args = ["%now" if call.now is None else self.value(call.now), *map(self.value, call.args)]
+        typed = ", ".join(f"i64 {arg}" for arg in args)
+        return self.w.op(f"call i64 {self.unit.target(callee.name)}({typed})\0{callee.name}\0")
+
+
+def translate(unit: BpfUnit) -> None:
+    """All functions of the unit's module, into its `texts`."""
+    elsewhere = {upgrade.function for upgrade in unit.module.upgrades}
+    for function in unit.module.functions:
+        if function.name not in elsewhere:
+            unit.texts[function.name] = BpfTranslator(unit, function).text()
