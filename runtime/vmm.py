@@ -68,7 +68,7 @@ class Vmm:
         self.machine = machine
         special = vcpus != 1 or irqchip != "none" or hide_kvm
         kind, self.why = pick("kvm" if special and host is None else host)
-        self.dispatcher = Dispatcher()
+        self.dispatcher = Dispatcher(vcpus)
         self._handles: dict[int, Window] = {}
         self._devices: dict[int, Device] = {}
         self._synchronise_clock()
@@ -86,7 +86,7 @@ class Vmm:
             raise HostError("several vCPUs, interrupt controllers and CPUID are KVM's: choose the host kvm")
         else:
             self.host = kind(self.dispatcher, memory)
-        self.lock = self.host.lock
+        self.lock = self.dispatcher.lock
 
     # --- the address map ---------------------------------------------------------
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
-import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
@@ -164,8 +163,8 @@ class Host(ABC):
 
     Use as a context manager, or `close` it. `run` belongs to one thread at a
     time; `stop` and `inject` may be called from `attend`, `stop` also from
-    another thread or a signal handler. `lock` is held while Python serves the guest;
-    who touches what it serves while the guest runs takes it, too.
+    another thread or a signal handler. The dispatcher's `lock` is held while Python
+    serves the guest; who touches what it serves while the guest runs takes it, too.
     """
 
     name: str
@@ -178,7 +177,6 @@ class Host(ABC):
                 f"not {memory:#x}"
             )
         self.dispatcher = dispatcher
-        self.lock = threading.RLock()
         self.ranges = memory_ranges(memory)
         for name, base, size in dispatcher.windows():
             if any(base < ram.end and ram.address < base + size for ram in self.ranges):
@@ -270,7 +268,7 @@ class Host(ABC):
     def pause(self) -> None:
         """Have all vCPUs stand between two instructions until `resume`; `run` goes on then.
 
-        Not from a thread that serves a vCPU or holds `lock`: they could not get there.
+        Not from a thread that serves a vCPU or holds the dispatcher's lock: they could not get there.
         HostError where the host cannot.
         """
         raise HostError(f"the host {self.name} cannot pause within a run; stop it")

@@ -24,7 +24,7 @@ entry:
   %looked.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.looked
   %until.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.until
   %armed.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.armed
-  %timer_lock.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.timer_lock
+  %timer_lock.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.timer
   %ring.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.ring
   %error.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.error
   %pending.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pending
@@ -71,7 +71,7 @@ prepare:
 ; To find the earliest deadline and to arm the timer for it is one step: else what
 ; another vCPU found before might be armed after it.
 reckon:
-  call void @lock(ptr %timer_lock.p)
+  call void @take(ptr %timer_lock.p)
   %earliest = call i64 @devc_earliest(ptr %bus)
   %until = load i64, ptr %until.p
   %target = call i64 @llvm.umin.i64(i64 %earliest, i64 %until)
@@ -90,11 +90,11 @@ maybe_arm:
   %is_running = icmp eq i32 %mode, $CLOCK_RUNNING
   %arm_for = select i1 %is_running, i64 %target, i64 $NEVER
   call void @arm(ptr %vcpu, ptr %vm, ptr %bus, i64 %arm_for, i64 %now)
-  call void @unlock(ptr %timer_lock.p)
+  call void @release(ptr %timer_lock.p)
   br label %go
 
 leave_timer:
-  call void @unlock(ptr %timer_lock.p)
+  call void @release(ptr %timer_lock.p)
   br label %begin_settle
 
 begin_settle:
@@ -227,7 +227,7 @@ io:
   %data_offset = load i64, ptr %data_offset.p
   %io.data = getelementptr i8, ptr %run, i64 %data_offset
   %io.now = call i64 @devc_now(ptr %bus)
-  %io.deadline = load i64, ptr %deadline.p
+  %io.deadline = load atomic i64, ptr %deadline.p monotonic, align 8
   %in_time = icmp ugt i64 %io.deadline, %io.now
   %single = icmp eq i32 %count, 1
   %simple = and i1 %in_time, %single
@@ -265,43 +265,40 @@ look_up:
   br i1 %swift, label %serve, label %by_record, !prof !1000
 
 serve:
-  %state.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.state
-  %state = load ptr, ptr %state.p
   %offset32 = trunc i64 %offset to i32
   %is_out = icmp ne i8 %direction, 0
   br i1 %is_out, label %out, label %in
 
 in:
-  %read.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.read
-  %read = load ptr, ptr %read.p
-  %answer = call i64 %read(ptr %state, i64 %io.now, i32 %offset32, i32 %io.width)
+  %read = call { i64, i32 } @read_piece(ptr %bus, ptr %vcpu, ptr %region, i64 %io.now, i32 %offset32, i32 %io.width)
+  %answer = extractvalue { i64, i32 } %read, 0
+  %read.left = extractvalue { i64, i32 } %read, 1
   call void @store_bytes(ptr %io.data, i32 %io.width, i64 %answer)
   br label %served
 
 out:
-  %write.p = getelementptr %RegionEntry, ptr %region, i32 0, i32 $RegionEntry.write
-  %write = load ptr, ptr %write.p
   %written = call i64 @load_bytes(ptr %io.data, i32 %io.width)
-  call void %write(ptr %state, i64 %io.now, i32 %offset32, i32 %io.width, i64 %written)
+  %write.left = call i32 @write_piece(ptr %bus, ptr %vcpu, ptr %region, i64 %io.now, i32 %offset32, i32 %io.width, i64 %written)
   br label %served
 
 served:
   %result = phi i64 [ %answer, %in ], [ 0, %out ]
-  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
-  %attention = load i32, ptr %attention.p
-  %calm = icmp eq i32 %attention, 0
+  %unserved = phi i32 [ %read.left, %in ], [ %write.left, %out ]
+  %calm = icmp eq i32 %unserved, 0
   br i1 %calm, label %light, label %more, !prof !1000
 
 light:
-  call void @count(ptr %region, i64 %offset, i32 %io.write, i32 0)
+  call void @count_light(ptr %vcpu, ptr %region, i64 %offset, i32 %io.write)
   br label %prepare
 
-; There is more to do: as if the record had been there.
+; There is more to do: as if the record had been there. It has the instant already
+; at which the access took place.
 more:
-  call void @begin(ptr %vcpu, i64 %io.now, i32 $IO, i64 %io.address, i32 %io.width, i32 %io.write, ptr %io.data, i32 1)
+  %served_at = load i64, ptr %access.now.p
+  call void @begin(ptr %vcpu, i64 %served_at, i32 $IO, i64 %io.address, i32 %io.width, i32 %io.write, ptr %io.data, i32 1)
   %claimed.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.claimed
   store i32 1, ptr %claimed.p
-  %noted = call i32 @served(ptr %bus, ptr %vcpu, i32 %number, ptr %region, i64 %offset, i32 %io.width, i64 %result)
+  %noted = call i32 @conclude(ptr %bus, ptr %vcpu, i32 %number, ptr %region, i64 %offset, i32 %io.width, i64 %result, i32 %unserved)
   br label %access
 
 by_record:
@@ -322,7 +319,7 @@ mmio:
   br label %arrived
 
 arrived:
-  %deadline = load i64, ptr %deadline.p
+  %deadline = load atomic i64, ptr %deadline.p monotonic, align 8
   %arrival = load i64, ptr %access.now.p
   %overtaken = icmp ule i64 %deadline, %arrival
   br i1 %overtaken, label %settle_first, label %access, !prof !1001

@@ -6,7 +6,7 @@ lost. Other signals wait until the loop looks for them, some ms at most.
 
 The first vCPU runs in the thread that calls `run`, each other one in a thread of
 its own. Native code takes no lock but a device's; Python serves one vCPU at a time,
-under `lock`.
+under the dispatcher's lock.
 
 Non-goals: what a device or an interrupt controller does.
 """
@@ -25,7 +25,7 @@ from functools import cache
 
 from ...compiler.ir import NEVER
 from ..bus import Access, Outcome
-from ..dispatch import Dispatcher
+from ..dispatch import Dispatcher, lane
 from . import kvm_abi as abi
 from . import kvm_loop
 from .host import DEFAULT_MEMORY, GRACE, Exit, Host, HostError, Reason, Registers
@@ -78,8 +78,7 @@ class KvmHost(Host):
     `irqchip`: "none", vectors come by `inject`; "kernel", KVM's interrupt
     controllers; "split", only the local APICs are KVM's. More than one vCPU needs
     local APICs. `hide_kvm`: CPUID shows no hypervisor. `on_eoi`: called with the
-    vector when an interrupt of a routed I/O APIC pin ends. `lock`: whoever touches
-    what Python serves while the guest runs holds it.
+    vector when an interrupt of a routed I/O APIC pin ends.
     """
 
     name = "kvm"
@@ -126,13 +125,13 @@ class KvmHost(Host):
             grace=GRACE,
             wake=1 << (WAKE - 1),
             fd=self._vm.fd,
-            in_kernel=irqchip != "none",
             process=os.getpid(),
         )
         for number in range(vcpus):
             cpu = VirtualCpu(self._vm, number, vcpus, hide_kvm=hide_kvm)
             self.cpus.append(cpu)
             cpu.block.bus, cpu.block.vm = self.dispatcher.address, self.vm_context
+            cpu.block.access.lane = lane(number)
 
     @property
     def vm(self) -> VirtualMachine:
@@ -171,8 +170,7 @@ class KvmHost(Host):
             while True:
                 leave = loop(where)
                 if leave == Leave.ATTEND:
-                    with self.lock:
-                        self.dispatcher.attended(access)
+                    self.dispatcher.attended(access)
                 elif not self._serve(cpu, leave):
                     return Leave(leave)
         finally:
@@ -184,11 +182,11 @@ class KvmHost(Host):
             self._park()
         elif leave == Leave.EOI:
             vector = abi.RunDetail.from_address(cpu.block.run).code & 0xFF
-            with self.lock:
+            with self.dispatcher.lock:
                 for told in self.on_eoi:
                     told(vector)
         elif leave == Leave.ACKNOWLEDGE:
-            with self.lock:
+            with self.dispatcher.lock:
                 if cpu.block.intr and self._acknowledge is not None:
                     _queue(cpu, self._acknowledge() & 0xFF)
         else:
@@ -202,8 +200,7 @@ class KvmHost(Host):
         while leave in (Leave.ATTEND, Leave.SIGNAL, Leave.EOI, Leave.ACKNOWLEDGE):
             try:
                 if leave == Leave.ATTEND:
-                    with self.lock:
-                        self.dispatcher.attended(access)
+                    self.dispatcher.attended(access)
                 else:
                     self._serve(cpu, leave)
             except Exception as another:

@@ -172,7 +172,7 @@ define internal i1 @serve_posted(ptr %vcpu, ptr %vm, ptr %bus, ptr %ring, i64 %s
   %status.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.status
   store i64 %status, ptr %status.p
   %lock.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.ring_lock
-  call void @lock(ptr %lock.p)
+  call void @take(ptr %lock.p)
   %now = call i64 @devc_now(ptr %bus)
   br label %look
 
@@ -205,13 +205,13 @@ take:
   br i1 %heavy, label %attend, label %look
 
 attend:
-  call void @unlock(ptr %lock.p)
+  call void @release(ptr %lock.p)
   %phase.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.phase
   store i32 $PHASE_POSTED, ptr %phase.p
   ret i1 false
 
 all:
-  call void @unlock(ptr %lock.p)
+  call void @release(ptr %lock.p)
   %left.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.left
   store i32 0, ptr %left.p
   %phase.done.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.phase

@@ -125,7 +125,7 @@ define void @devc_kvm_line(ptr %vm, i64 %argument, i32 %level, i64 %now) {
   %high = icmp ne i32 %level, 0
   %own = select i1 %high, i64 %bit, i64 0
   %lock.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.line_lock
-  call void @lock(ptr %lock.p)
+  call void @take(ptr %lock.p)
   %sources.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.sources, i64 %gsi
   %before = load i64, ptr %sources.p
   %rest = and i64 %before, %others
@@ -148,7 +148,7 @@ tell:
   br label %done
 
 done:
-  call void @unlock(ptr %lock.p)
+  call void @release(ptr %lock.p)
   ret void
 }
 

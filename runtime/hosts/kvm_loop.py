@@ -71,17 +71,15 @@ class Vm(ctypes.Structure):
 
     until       virtual instant at which the first vCPU leaves with TIME
     armed       virtual instant for which the timer is armed, NEVER if it is not,
-                0 if that is not known; under `timer_lock`
+                0 if that is not known; under the bus's `timer`
     grace       ns that the guest gets at least between two deadlines, so that a
                 timer of a few ns cannot keep it from running at all
     wake        the timer's and `stop`'s signal, as a mask; blocked in the vCPUs'
                 threads but in the loop
-    first       the Vcpu that the timer's signal and the 8259's INT go to
     ring        KVM's ring of posted writes, 0 without one; `ring_lock` is held while
                 one is taken out and served
     posted      addresses of `posted_entries` arrays by region, 0 for none: how many
                 posted writes each of the region's bytes has had
-    in_kernel   local APICs are the kernel's: HLT and the vectors' queue are too
     sources     by GSI, a bit for each line that is high (`devc_kvm_line`)
     """
 
@@ -90,15 +88,12 @@ class Vm(ctypes.Structure):
         ("armed", c_uint64),
         ("grace", c_uint64),
         ("wake", c_uint64),
-        ("first", c_uint64),
         ("ring", c_uint64),
         ("posted", c_uint64),
         ("posted_entries", c_uint32),
         ("fd", c_uint32),
         ("timer", c_uint32),
-        ("timer_lock", c_uint32),
         ("ring_lock", c_uint32),
-        ("in_kernel", c_uint32),
         ("line_lock", c_uint32),
         ("process", c_uint32),
         ("sources", c_uint64 * GSIS),

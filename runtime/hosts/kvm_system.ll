@@ -28,42 +28,6 @@ define internal i64 @vm_ioctl(ptr %vm, i64 %request, i64 %argument) alwaysinline
   ret i64 %result
 }
 
-; --- locks ---
-
-; Take the lock in a word. What is done under one is short.
-define internal void @lock(ptr %word) {
-entry:
-  br label %attempt
-
-attempt:
-  %tries = phi i32 [ 0, %entry ], [ %more, %pause ], [ 0, %yield ]
-  %pair = cmpxchg ptr %word, i32 0, i32 1 acquire monotonic
-  %taken = extractvalue { i32, i1 } %pair, 1
-  br i1 %taken, label %done, label %wait, !prof !1000
-
-; The holder may have lost its processor.
-wait:
-  %more = add i32 %tries, 1
-  %patient = icmp ult i32 %more, 100
-  br i1 %patient, label %pause, label %yield
-
-pause:
-  call void asm sideeffect "pause", ""()
-  br label %attempt
-
-yield:
-  %yielded = call i64 @syscall(i64 24, i64 0, i64 0, i64 0, i64 0) ; sched_yield
-  br label %attempt
-
-done:
-  ret void
-}
-
-define internal void @unlock(ptr %word) alwaysinline {
-  store atomic i32 0, ptr %word release, align 4
-  ret void
-}
-
 ; --- the timer ---
 
 ; Arm the machine's timer for virtual instant %target (or NEVER), or %grace after
