@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ..dsl.diagnostics import Source
@@ -41,8 +41,16 @@ class Built:
     origins: Mapping[str, Origin]
 
 
-def build(module: ir.Module, source: Source | None = None, unguarded: Collection[str] = ()) -> Built:
-    """The object's LLVM IR. `source`: the device file, for lines. `unguarded`: see `BpfUnit`."""
+def build(
+    module: ir.Module,
+    source: Source | None = None,
+    unguarded: Collection[str] = (),
+    more: Callable[[BpfUnit], str] = lambda unit: "",
+) -> Built:
+    """The object's LLVM IR. `source`: the device file, for lines. `unguarded`: see `BpfUnit`.
+
+    `more` gives the text of further programs and variables (bpf_programs.py's `program`, `record`).
+    """
     debug = Debug(Metadata(), module.name, source)
     unit = BpfUnit(module, debug, unguarded)
     translate(unit)
@@ -51,6 +59,7 @@ def build(module: ir.Module, source: Source | None = None, unguarded: Collection
         bpf_programs.variables(module, debug, initial_state(module)),
         *_functions(unit),
         bpf_programs.build(unit),
+        more(unit),
     ]
     named = debug.close()
     origins = {unit.names[f.name]: Origin(f.name, f.line) for f in module.functions}

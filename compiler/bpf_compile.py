@@ -11,7 +11,7 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from elftools.elf.elffile import ELFFile
 from ..dsl.diagnostics import Source
 from . import bpf, ir
 from .bpf import Built
+from .bpf_functions import BpfUnit
 
 SECONDS = 300
 """For the child; a device takes one or two."""
@@ -46,9 +47,14 @@ class CompileError(Exception):
         self.line = line
 
 
-def object_code(module: ir.Module, source: Source | None = None, unguarded: Collection[str] = ()) -> bytes:
-    """The device's eBPF object, as docs/bpf.md has it. Raises `CompileError`."""
-    return compiled(bpf.build(module, source, unguarded), source)
+def object_code(
+    module: ir.Module,
+    source: Source | None = None,
+    unguarded: Collection[str] = (),
+    more: Callable[[BpfUnit], str] = lambda unit: "",
+) -> bytes:
+    """The device's eBPF object, as docs/bpf.md has it; `more` as for `bpf.build`. Raises `CompileError`."""
+    return compiled(bpf.build(module, source, unguarded, more), source)
 
 
 def compiled(built: Built, source: Source | None = None) -> bytes:

@@ -109,21 +109,21 @@ def build(unit: BpfUnit) -> str:
     parts = [_serve(unit)]
     for name, what in PROGRAMS.items():
         body = f"  call void @serve(ptr %context, i32 {what})\n  ret i64 0"
-        parts.append(_program(debug, f"{module.name}_{name}", call, body))
-    parts.append(_program(debug, f"{module.name}_batch", batch, _BATCH.substitute(_CONSTANTS)))
+        parts.append(program(debug, f"{module.name}_{name}", call, body))
+    parts.append(program(debug, f"{module.name}_batch", batch, _BATCH.substitute(CONSTANTS)))
     node = debug.function("each", (("index", unit.word), ("run", debug.pointer(batch))), unit.word, 0, True)
-    body = _lined(debug, node, _EACH.substitute(_CONSTANTS))
+    body = _lined(debug, node, _EACH.substitute(CONSTANTS))
     parts.append(
         f"define internal i64 @each(i64 %index, ptr %run) {ATTRIBUTES} !dbg {node} {{\nentry:\n{body}\n}}"
     )
     return "\n\n".join(parts)
 
 
-def _program(debug: Debug, name: str, context: Type, body: str) -> str:
-    """A function that the kernel calls with a pointer to its context."""
+def program(debug: Debug, name: str, context: Type, body: str, section: str = "syscall") -> str:
+    """A function that the kernel calls with a pointer to its context. `section` says where it attaches."""
     node = debug.function(name, (("context", debug.pointer(context)),), debug.integer(8), 0, False)
     return (
-        f'define dso_local i64 @{name}(ptr %context) {ATTRIBUTES} section "syscall" !dbg {node} '
+        f'define dso_local i64 @{name}(ptr %context) {ATTRIBUTES} section "{section}" !dbg {node} '
         f"{{\nentry:\n{_lined(debug, node, body)}\n}}"
     )
 
@@ -138,7 +138,7 @@ def _serve(unit: BpfUnit) -> str:
     handlers = any(python.kind == "handler" for python in module.pythons)
     offset_and_width = "i64 %offset, i64 %width"
     return _SERVE.substitute(
-        _CONSTANTS,
+        CONSTANTS,
         reads=" ".join(f"i32 {n}, label %read.{n}" for n in range(len(module.regions))),
         writes=" ".join(f"i32 {n}, label %write.{n}" for n in range(len(module.regions))),
         read_arms=_arms(unit, "read", offset_and_width),
@@ -169,7 +169,7 @@ def _header(name: str) -> int:
     return next(slot.offset for slot in ir.HEADER if slot.name == name)
 
 
-_CONSTANTS = {
+CONSTANTS = {
     **{f"at_{name}": _at(CALL, name) for name, _ in CALL},
     **{f"batch_{name}": _at(BATCH, name) for name, _ in BATCH},
     **{f"head_{name}": f"getelementptr inbounds (i8, ptr {STATE}, i64 {_header(name)})"
