@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ..dsl.diagnostics import Source
-from . import bpf_programs, ir
+from . import bpf_loops, bpf_programs, ir
+from .analysis import walk
 from .bpf_calls import Calls
 from .bpf_debug import Debug
 from .bpf_functions import MOST_ARGUMENTS, BpfUnit, translate
@@ -51,12 +52,14 @@ def build(
 
     `more` gives the text of further programs and variables (bpf_programs.py's `program`, `record`).
     """
+    initial = initial_state(module)
+    module = bpf_loops.apart(module)
     debug = Debug(Metadata(), module.name, source)
     unit = BpfUnit(module, debug, unguarded)
     translate(unit)
     parts = [
         unit.head(),
-        bpf_programs.variables(module, debug, initial_state(module)),
+        bpf_programs.variables(module, debug, initial),
         *_functions(unit),
         bpf_programs.build(unit),
         more(unit),
@@ -96,6 +99,7 @@ def _functions(unit: BpfUnit) -> list[str]:
         {name: Counter(unit.calls.get(name, {})) for name in names},
         roots,
         [name for name in names if unit.rare(name)],
+        [n for n in names if any(isinstance(s, ir.Repeat) for s in walk(unit.functions[n].body))],
         [name for name in names if len(unit.functions[name].params) >= MOST_ARGUMENTS],
     )
     return [_text(unit, name, plan.alone) for name in names]

@@ -24,7 +24,9 @@ class Calls:
 
     `weights`: LLVM instructions of each function; a callee stands before its
     callers. `calls`: how often each calls which. `roots`: what programs call.
-    `apart`: others that stay by themselves if they can.
+    `apart`: others that stay by themselves if they can. `loops`: those that do so
+    even before them, as a loop within a loop takes the verifier long. `forced`:
+    those that cannot be called.
     """
 
     def __init__(
@@ -33,20 +35,25 @@ class Calls:
         calls: Mapping[str, Counter[str]],
         roots: Collection[str],
         apart: Collection[str],
+        loops: Collection[str],
         forced: Collection[str] = (),
     ) -> None:
         self._own, self._calls = weights, calls
         self._sites: Counter[str] = sum(calls.values(), Counter())
         self._roots = frozenset(roots)
-        self._apart = frozenset(apart)
+        self._apart = frozenset(apart).union(loops)
         self._merged: set[str] = set()
         self._forced = set(forced)
         self._decide()
         while len(chain := self._deepest()) > FRAMES:
-            candidates = [name for name in chain if name not in self._roots]
-            if not candidates:
+            costs = {
+                name: (name in loops, self.weights[name] * (self._sites[name] - 1))
+                for name in chain
+                if name not in self._roots
+            }
+            if not costs:
                 break
-            self._forced.add(min(candidates, key=lambda name: self.weights[name] * (self._sites[name] - 1)))
+            self._forced.add(min(costs, key=costs.__getitem__))
             self._decide()
 
     @property
