@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -45,6 +46,13 @@ LARGEST = 16 << 20
 """Bytes of an object file; a device's is a few hundred thousand at most."""
 
 _INSTRUCTION = struct.Struct("<BBhi")
+
+
+_MALFORMED = (
+    ELFError, ConstructError, struct.error, LookupError, ValueError, ArithmeticError, TypeError,
+    AttributeError, MemoryError, RecursionError, AssertionError,
+)  # fmt: skip
+"""What pyelftools and the reading here raise, depending on what is wrong."""
 
 
 class ObjectError(ValueError):
@@ -116,18 +124,21 @@ class BpfObject:
         self.name = name
         if len(data) > LARGEST:
             raise ObjectError(f"{name} is longer than {LARGEST >> 20} MiB")
-        try:
+        with self._reading():
             self._read(ELFFile(io.BytesIO(data)))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Whatever a malformed file leads to is an ObjectError."""
+        try:
+            yield
         except ObjectError:
             raise
         except btf.BtfError as error:
-            raise ObjectError(f"{name}: {error}") from None
-        except (ELFError, ConstructError, struct.error, LookupError, ValueError, OverflowError, TypeError,
-                AttributeError, MemoryError, RecursionError, AssertionError) as error:  # fmt: skip
-            # pyelftools raises whatever a malformed file leads it to.
-            raise ObjectError(
-                f"{name} is no well-formed ELF object ({error or type(error).__name__})"
-            ) from None
+            raise ObjectError(f"{self.name}: {error}") from None
+        except _MALFORMED as error:
+            why = str(error) or type(error).__name__
+            raise ObjectError(f"{self.name} is no well-formed ELF object ({why})") from None
 
     def _read(self, elf: Any) -> None:
         if elf["e_machine"] != "EM_BPF":
@@ -136,7 +147,10 @@ class BpfObject:
             raise ObjectError(f"{self.name} is for a big-endian machine")
         sections = list(elf.iter_sections())
         self._names = [section.name for section in sections]
-        self.data = {s.name: s.data() for s in sections if s["sh_type"] in ("SHT_PROGBITS", "SHT_NOBITS")}
+        data = [section for section in sections if section["sh_type"] in ("SHT_PROGBITS", "SHT_NOBITS")]
+        if any(section["sh_size"] > LARGEST for section in data):
+            raise ObjectError(f"{self.name} has a section longer than {LARGEST >> 20} MiB")
+        self.data = {section.name: section.data() for section in data}
         table = elf.get_section_by_name(".symtab")
         if table is None:
             raise ObjectError(f"{self.name} has no symbols")
@@ -209,7 +223,11 @@ class BpfObject:
 
     @cached_property
     def maps(self) -> dict[str, bpf.MapSpec]:
-        """What maps to make, by the section's or the variable's name."""
+        """What maps to make, by the section's or the variable's name. Raises ObjectError."""
+        with self._reading():
+            return self._maps()
+
+    def _maps(self) -> dict[str, bpf.MapSpec]:
         found = {}
         for section, data in self.data.items():
             kind = section.split(".")[1] if section.startswith(".") else ""
@@ -249,7 +267,14 @@ class BpfObject:
     # --- linking ---------------------------------------------------------------------
 
     def link(self, program: Function, maps: dict[str, int]) -> Linked:
-        """A program and the functions that it reaches, one behind the other; `maps`: file descriptors."""
+        """A program and the functions that it reaches, one behind the other; `maps`: file descriptors.
+
+        Raises ObjectError.
+        """
+        with self._reading():
+            return self._link(program, maps)
+
+    def _link(self, program: Function, maps: dict[str, int]) -> Linked:
         order, starts, calls = [program], {program: 0}, []
         length = 0
         for function in order:
