@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
 from ..dsl.diagnostics import Source
-from . import bpf, ir
+from . import back_end, bpf, ir
 from .bpf import Built
 from .bpf_functions import BpfUnit
 
-SECONDS = 300
-"""For the child; a device takes one or two."""
-
-_CHILD = Path(__file__).with_name("bpf_child.py")
+TARGET = back_end.Target("bpfel", "v3")
+"""32-bit subregisters and atomic exchanges: Linux 5.12."""
 
 _ERROR = re.compile(
     r"^(?:error|LLVM ERROR|RuntimeError): "
@@ -60,16 +55,12 @@ def object_code(
 def compiled(built: Built, source: Source | None = None) -> bytes:
     """The object of a back end's text. Raises `CompileError`."""
     try:
-        run = subprocess.run(
-            [sys.executable, str(_CHILD)], input=built.text.encode(), capture_output=True, timeout=SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CompileError(f"{built.device}: the compiler's process did not finish: {error}") from None
-    if run.returncode or not run.stdout:
-        raise _diagnosed(run.stderr.decode(errors="replace"), run.returncode, built, source)
-    for function, symbol in undefined(run.stdout):
+        image = back_end.object_code(built.text, TARGET)
+    except back_end.Died as death:
+        raise _diagnosed(death, built, source) from None
+    for function, symbol in undefined(image):
         raise _error(f"it needs {symbol}, which the kernel does not have", function, 0, built, source)
-    return run.stdout
+    return image
 
 
 def undefined(image: bytes) -> Iterator[tuple[str, str]]:
@@ -95,14 +86,12 @@ def _around(symbols: list[Any], section: int, at: int) -> str:
     return ""
 
 
-def _diagnosed(said: str, status: int, built: Built, source: Source | None) -> CompileError:
+def _diagnosed(death: back_end.Died, built: Built, source: Source | None) -> CompileError:
     """What LLVM said before it ended, in the device file's terms."""
-    found = _ERROR.search(said)
+    found = _ERROR.search(death.said)
     if found is None:
-        ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-        last = (said.strip().splitlines() or ["it said nothing"])[-1]
-        return CompileError(f"{built.device}: LLVM's eBPF back end ended with {ended}: {last}")
-    where = _WHERE.search(said)
+        return CompileError(f"{built.device}: {death}")
+    where = _WHERE.search(death.said)
     function = found["function"] or (where[1] if where else "")
     return _error(found["reason"], function, int(found["line"] or 0), built, source)
 

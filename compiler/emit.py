@@ -64,7 +64,10 @@ class _Output:
         return text.encode()
 
     def wasm(self) -> bytes:
-        return wasm.object_code(self.module, self.opt)
+        try:
+            return wasm.object_code(self.module)
+        except wasm.CompileError as error:
+            raise EmitError(str(error)) from None
 
     def bpf(self) -> bytes:
         try:

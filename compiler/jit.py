@@ -36,12 +36,11 @@ PRESERVE_MOST = ("x86_64", "aarch64", "arm64")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What machine code is made for. `features` as in `+avx,-sse4a`; `reloc` is LLVM's relocation model."""
+    """What machine code is made for. `features` as in `+avx,-sse4a`."""
 
     triple: str
     cpu: str
     features: str
-    reloc: Literal["pic", "static"] = "pic"
 
     @property
     def preserve_most(self) -> bool:
@@ -50,7 +49,7 @@ class Target:
     def machine(self, opt: int, jit: bool) -> Any:
         target = llvm.Target.from_triple(self.triple)
         return target.create_target_machine(
-            cpu=self.cpu, features=self.features, opt=opt, reloc=self.reloc, codemodel="small", jit=jit
+            cpu=self.cpu, features=self.features, opt=opt, reloc="pic", codemodel="small", jit=jit
         )
 
 

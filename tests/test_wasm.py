@@ -97,6 +97,25 @@ def test_a_device_without_registers_needs_no_stack() -> None:
     assert [each.name for each in module.imports] == ["__linear_memory"]
 
 
+def test_what_needs_a_library_is_refused_by_its_name() -> None:
+    product = """
+define dso_local i64 @"high"(i64 %a, i64 %b) {
+  %x = zext i64 %a to i128
+  %y = zext i64 %b to i128
+  %whole = mul i128 %x, %y
+  %shifted = lshr i128 %whole, 64
+  %high = trunc i128 %shifted to i64
+  ret i64 %high
+}"""
+    with pytest.raises(wasm.CompileError, match="it would call __multi3, which a wasm host does not have"):
+        wasm.compiled(product)
+
+
+def test_llvms_death_is_an_error_that_says_why() -> None:
+    with pytest.raises(wasm.CompileError, match="back end ended with exit status 1"):
+        wasm.compiled("no LLVM IR")
+
+
 def test_the_file_is_emitted_under_the_devices_name(tmp_path: Path) -> None:
     module = compiled("acpi_pm")[0].device
     paths = emit.emit(module, {"wasm"}, tmp_path)

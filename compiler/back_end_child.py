@@ -1,9 +1,8 @@
-"""The process in which LLVM makes eBPF: its back end ends the process on what eBPF cannot do.
+"""The process in which LLVM makes an object: a back end ends the process on what its target cannot do.
 
-    python bpf_child.py < LLVM-IR > object
+    python back_end_child.py TRIPLE CPU FEATURES < LLVM-IR > object
 
 Stands alone (it imports nothing of this package), so that it starts quickly.
-What it says of a failure, bpf_compile.py understands.
 """
 
 from __future__ import annotations
@@ -14,18 +13,16 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-TRIPLE = "bpfel"
-CPU = "v3"
-"""32-bit subregisters and atomic exchanges: Linux 5.12."""
 MEMORY = 4 << 30
 """Bytes of address space."""
 
 
-def optimised(text: str) -> tuple[Any, Any]:
+def optimised(text: str, triple: str, cpu: str, features: str) -> tuple[Any, Any]:
     """The module, optimised, and its target machine."""
-    machine = llvm.Target.from_triple(TRIPLE).create_target_machine(cpu=CPU, opt=2)
+    target = llvm.Target.from_triple(triple)
+    machine = target.create_target_machine(cpu=cpu, features=features, opt=2, reloc="static")
     # The data layout comes before the text is parsed, or its types have another machine's sizes.
-    head = f'target datalayout = "{machine.target_data}"\ntarget triple = "{TRIPLE}"\n'
+    head = f'target datalayout = "{machine.target_data}"\ntarget triple = "{triple}"\n'
     module = llvm.parse_assembly(head + text)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=2)
@@ -44,7 +41,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    module, machine = optimised(sys.stdin.buffer.read().decode())
+    module, machine = optimised(sys.stdin.buffer.read().decode(), *sys.argv[1:4])
     sys.stdout.buffer.write(machine.emit_object(module))
 
 
