@@ -14,6 +14,7 @@ from rich.table import Table
 from ..dsl.diagnostics import DeviceFileError
 from ..runtime.assemble import AssemblyError, assemble
 from ..runtime.clock import HostClock
+from ..runtime.device import RegionTarget
 from ..runtime.hosts import Exit, HostError, Reason
 from ..runtime.machine import Machine, MachineError
 from ..runtime.vmm import RegisterCount, Vmm
@@ -195,9 +196,10 @@ def costs(host: str | None, devices: list[str], counts: list[RegisterCount]) -> 
     ports = [
         (f"{device.name}.{register.name}", (window.base or 0) + register.offset)
         for device in machine.devices.values()
-        for region, window in zip(device.module.regions, device.windows, strict=True)
-        for register in region.registers
-        if region.space == "io" and (device.name, register.name) in wanted
+        for window in device.windows
+        if isinstance(window.target, RegionTarget)
+        for register in window.target.region.registers
+        if window.space == "io" and (device.name, register.name) in wanted
     ]
     machine.close()
     with_code = _Reader(host, devices, "native"), _Reader(host, devices, "reference")

@@ -52,6 +52,7 @@ class Device:
     """An instance with its place on a machine. Made by `Machine.add`.
 
     `feeds`: for each wire to another device, the line's bit, the device and the slot it drives.
+    `cycles`: its windows in no address space, by name: the machine's accesses, no guest's.
     """
 
     def __init__(
@@ -77,7 +78,13 @@ class Device:
         self.windows = [
             Window(f"{name}.{region.name}", region.space, region.size, RegionTarget(self, region))
             for region in self.module.regions
+            if region.space != "host"
         ]
+        self.cycles = {
+            region.name: RegionTarget(self, region)
+            for region in self.module.regions
+            if region.space == "host"
+        }
         self.stored = dict(stored)
         self.bases = dict(bases)
         self.python: PythonTier | None = None
@@ -88,7 +95,8 @@ class Device:
 
     def placements(self) -> Iterator[tuple[Window, int | str]]:
         """Each window with its fixed base or the name of the parameter that holds it."""
-        return zip(self.windows, (region.base for region in self.module.regions), strict=True)
+        bases = (region.base for region in self.module.regions if region.space != "host")
+        return zip(self.windows, bases, strict=True)
 
     def attend(self, now: int) -> bool:
         """Deliver line edges and tell observers, once; whether more has come up meanwhile."""
