@@ -26,7 +26,7 @@ from .hosts.kvm_vm import Irqchip
 from .instance import NativeInstance
 from .machine import Machine
 from .policies import Policy
-from .windows import Window
+from .windows import Space, Window
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -223,7 +223,7 @@ class Vmm:
 
     def console(self, write: Callable[[bytes], object], port: int = 0xE9) -> None:
         """Bytes written to a port go to a function (Bochs' debug console)."""
-        self._claim(port, lambda offset, width, value: write(bytes([value & 0xFF])))
+        self.claim(f"port {port:#x}", port, write=lambda offset, width, value: write(bytes([value & 0xFF])))
 
     def exit_port(self, port: int = 0xF4) -> list[int]:
         """A write to a port stops the guest; the list receives the values."""
@@ -233,11 +233,21 @@ class Vmm:
             values.append(value)
             self.host.stop()
 
-        self._claim(port, leave)
+        self.claim(f"port {port:#x}", port, write=leave)
         return values
 
-    def _claim(self, port: int, write: Callable[[int, int, int], object]) -> None:
-        self._map(self.machine.claim(f"port {port:#x}", "io", port, 1, write=write))
+    def claim(
+        self,
+        label: str,
+        base: int,
+        size: int = 1,
+        *,
+        space: Space = "io",
+        read: Callable[[int, int], int] | None = None,
+        write: Callable[[int, int, int], object] | None = None,
+    ) -> None:
+        """Let functions of ours serve addresses; see `Machine.claim`."""
+        self._map(self.machine.claim(label, space, base, size, read, write))
 
     def run(self, until: int = NEVER) -> Exit:
         """Run the guest; see `Host.run`. The machine's clock goes on from where it is."""

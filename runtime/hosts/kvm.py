@@ -229,6 +229,8 @@ class KvmHost(Host):
         finally:
             self._end()
             _until_done(threads, lambda: self._ask_all(others))
+            # Whoever asked the first one to stop has been obeyed, whatever came first.
+            self.cpus[0].block.stop = 0
 
     def _run_other(self, cpu: VirtualCpu) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
