@@ -1,0 +1,343 @@
+"""Devices whose accesses the running kernel serves: as native code does, and moving between the two."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from devc.compiler import ir
+from devc.compiler.driver import DeviceType, load
+from devc.dsl.diagnostics import Source
+from devc.runtime import kernel_instance
+from devc.runtime.bpf_object import ObjectError
+from devc.runtime.calls import (
+    BUSY,
+    DEADLINE,
+    NO_REGION,
+    READ,
+    SERVED,
+    SETTLE,
+    USER_SPACE,
+    WRITE,
+    Call,
+    NativeCalls,
+    let_go,
+    try_hold,
+)
+from devc.runtime.instance import ImageError, NativeInstance
+from devc.runtime.kernel_instance import KernelInstance, LockedError, Runner
+from devc.runtime.machine import Machine
+
+from .bpf_rig import ROOT, needs_bpf
+from .engine_pair import later
+
+NAMES = ("i8254", "acpi_pm", "mc146818", "hpet")
+
+COUNTER = '''device counter(base: port = 0x100):
+    """Counts its reads."""
+
+    state hits: u32 = 0
+
+    io at base size 8, gaps zeros:
+        reg count @0 u32 "how often it was read":
+            read:
+                hits = wrap(hits + 1)
+                return hits
+            write v: hits = v
+'''
+
+
+@cache
+def kind(name: str) -> DeviceType:
+    if name == "counter":
+        return DeviceType(Path("counter.dev"), Source("counter.dev", COUNTER))
+    return load(name)
+
+
+@cache
+def image(name: str) -> bytes:
+    return kind(name).bpf()
+
+
+@contextmanager
+def in_kernel(name: str, now: int = 0, **params: int) -> Iterator[KernelInstance]:
+    made = KernelInstance(kind(name).native(), kind(name).module, image(name), now, **params)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def natively(name: str, now: int = 0, **params: int) -> NativeInstance:
+    return NativeInstance(kind(name).native(), kind(name).module, now, **params)
+
+
+def bare(instance: NativeInstance) -> bytes:
+    """The state without its lock and version."""
+    return instance.state[: ir.LOCK_AT] + instance.state[ir.UNLOCKED_AT :]
+
+
+# --- the same as native code -------------------------------------------------------------
+
+
+def random_step(rng: Random, module: ir.Module, now: int) -> tuple[str, tuple[Any, ...]]:
+    region = rng.choice(module.regions)
+    wild = rng.random() < 0.05
+    offset = rng.getrandbits(32) if wild else rng.randrange(region.size + 8)
+    width = rng.getrandbits(32) if wild else rng.choice((1, 2, 4, 8))
+    value = rng.choice((rng.randrange(256), rng.getrandbits(64)))
+    return rng.choice(
+        [
+            *[("read", (region.name, now, offset, width))] * 4,
+            *[("write", (region.name, now, offset, width, value))] * 4,
+            ("settle", (now,)), ("next", (now,)), ("peek", (region.name, now, offset, width)),
+            ("levels", (now,)), ("commit", (now,)), ("resume", (now,)), ("save", (now,)),
+        ]
+    )  # fmt: skip
+
+
+@needs_bpf
+@pytest.mark.parametrize("runs", ["kernel", "now and then"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_is_the_native_twins(name: str, runs: str) -> None:
+    """Also where each call is served by whom chance chooses: that is all that moving a device takes."""
+    rng, now = Random(7), 0
+    with in_kernel(name) as device:
+        twin = natively(name)
+        for number in range(1200):
+            now = later(rng, now, wild=True)
+            if runs != "kernel":
+                device.runs = rng.choice(("kernel", "native"))
+            step, arguments = random_step(rng, device.module, now)
+            answers = [getattr(each, step)(*arguments) for each in (device, twin)]
+            assert answers[0] == answers[1], f"call {number}, {step}{arguments}, {device.runs}"
+            if bare(device) != bare(twin):
+                assert device.slots() == twin.slots(), (
+                    f"after call {number}, {step}{arguments}, {device.runs}"
+                )
+        assert device.get("lock") == 0
+        assert device.get("version") % 2 == 0
+
+
+@needs_bpf
+def test_parameters_and_the_instant_of_the_start_are_the_natives() -> None:
+    with in_kernel("acpi_pm", 12345, wide=1) as device:
+        assert bare(device) == bare(natively("acpi_pm", 12345, wide=1))
+        assert device.params["wide"] == 1
+
+
+@needs_bpf
+def test_an_image_goes_from_native_code_into_the_kernel_and_back() -> None:
+    first, last = natively("i8254"), natively("i8254")
+    first.write("pit", 1000, 3, 1, 0x34)
+    first.write("pit", 1000, 0, 1, 0x10)
+    first.write("pit", 1000, 0, 1, 0x27)
+    with in_kernel("i8254") as device:
+        device.restore(50_000, first.save(50_000))
+        low = device.read("pit", 60_000, 0, 1)
+        last.restore(60_000, device.save(60_000))
+    assert first.read("pit", 60_000, 0, 1) == low
+    assert last.save(60_000) == first.save(60_000)
+    assert last.read("pit", 70_000, 0, 1) == first.read("pit", 70_000, 0, 1)
+
+
+@needs_bpf
+def test_a_bad_image_is_refused_and_changes_nothing() -> None:
+    with in_kernel("acpi_pm") as device:
+        before = bare(device)
+        with pytest.raises(ImageError):
+            device.restore(0, b"nonsense")
+        assert bare(device) == before
+        assert device.get("lock") == 0
+
+
+@needs_bpf
+def test_an_object_of_another_device_is_refused() -> None:
+    with pytest.raises(ObjectError, match="bytes"):
+        KernelInstance(kind("i8254").native(), kind("i8254").module, image("acpi_pm"), 0)
+
+
+# --- records ----------------------------------------------------------------------------
+
+
+def serve(device: KernelInstance, runs: Runner, **fields: int) -> tuple[int, int]:
+    device.runs = runs
+    call = Call(**fields)
+    return device.serve(call), call.value
+
+
+@needs_bpf
+@pytest.mark.parametrize("runs", ["kernel", "native"])
+def test_a_record_says_what_to_do_and_gets_the_answer(runs: Runner) -> None:
+    with in_kernel("acpi_pm") as device:
+        assert serve(device, runs, now=10**9, offset=8, width=4, what=READ) == (SERVED, 3_579_545)
+        assert serve(device, runs, now=10**9, what=DEADLINE) == (SERVED, device.next(10**9))
+        assert serve(device, runs, now=10**9, what=SETTLE)[0] == SERVED
+        assert serve(device, runs, now=10**9, offset=2, width=2, value=1, what=WRITE)[0] == SERVED
+        assert serve(device, runs, now=10**9, region=99, what=READ)[0] == NO_REGION
+        assert serve(device, runs, now=10**9, region=99, what=WRITE)[0] == NO_REGION
+
+
+@needs_bpf
+def test_the_batch_program_serves_many_records_in_one_run() -> None:
+    with in_kernel("counter") as device:
+        for number in range(10):
+            device.calls[number] = Call(now=number, width=4, what=READ)
+        assert device.serve_all(10) == 10
+        assert [device.calls[number].value for number in range(10)] == list(range(1, 11))
+        assert device.serve_all(10, rounds=100) == 1000
+        assert device.get("hits") == 1010
+        device.calls[4].region = 9
+        assert device.serve_all(10) == 4
+        assert device.calls[4].status == NO_REGION
+        assert device.get("hits") == 1014
+
+
+@needs_bpf
+def test_more_records_than_there_are_is_an_error() -> None:
+    with in_kernel("counter") as device, pytest.raises(ValueError, match="257"):
+        device.serve_all(257)
+
+
+@needs_bpf
+def test_what_only_python_can_serve_changes_nothing_and_says_so() -> None:
+    scratch = load(ROOT / "examples" / "scratch.dev")
+    with_kernel = KernelInstance(scratch.native(), scratch.module, scratch.bpf(), 0)
+    twin = NativeInstance(scratch.native(), scratch.module, 0)
+    call = Call(offset=12, width=4, what=READ)
+    with_kernel.programs[READ].run(call)
+    assert call.status == USER_SPACE
+    assert not with_kernel.attention & ir.ATTENTION_LEAVE
+    scratched: dict[str, Any] = {"leave": {}, "version": {}}  # `leave` means nothing without the attention
+    assert with_kernel.slots() | scratched == twin.slots() | scratched
+    assert with_kernel.read("io", 0, 12, 4) == twin.read("io", 0, 12, 4)
+    assert with_kernel.attention & ir.ATTENTION_LEAVE
+    assert with_kernel.leave == twin.leave
+    with_kernel.write("io", 0, 0, 4, 77)  # a plain register, in the kernel
+    assert with_kernel.get("scratch") == 77
+    with_kernel.close()
+
+
+# --- the lock ---------------------------------------------------------------------------
+
+
+@needs_bpf
+def test_a_held_state_is_busy_for_both() -> None:
+    with in_kernel("counter") as device:
+        assert try_hold(device.address)
+        version = device.get("version")
+        assert version % 2 == 1
+        call = Call(width=4, what=READ)
+        device.programs[READ].run(call)
+        assert call.status == BUSY
+        assert NativeCalls(device.code, device.module, device.address).serve(call) == BUSY
+        device.calls[0] = call
+        assert device.serve_all(1) == 0
+        assert device.calls[0].status == BUSY
+        assert (device.get("hits"), device.get("version")) == (0, version)
+        let_go(device.address)
+        assert device.read("io", 0, 0, 4) == 1
+
+
+@needs_bpf
+def test_a_busy_call_is_tried_again_until_the_lock_is_free() -> None:
+    with in_kernel("counter") as device:
+        assert try_hold(device.address)
+        release = threading.Timer(0.05, let_go, (device.address,))
+        release.start()
+        assert device.read("io", 0, 0, 4) == 1
+        assert device.retries > 0
+        release.join()
+
+
+@needs_bpf
+def test_a_lock_that_nobody_gives_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_instance, "PATIENCE", 0.02)
+    with in_kernel("counter") as device:
+        assert try_hold(device.address)
+        for runs in ("kernel", "native"):
+            device.runs = runs  # type: ignore[assignment]
+            with pytest.raises(LockedError):
+                device.read("io", 0, 0, 4)
+        with pytest.raises(LockedError):
+            device.save(0)
+        let_go(device.address)
+
+
+Served = Callable[[int], int]
+
+
+def hammer(device: KernelInstance, accesses: int) -> tuple[int, int]:
+    """As many reads by the kernel as natively, at the same time; how often each side was busy."""
+    busy = [0, 0]
+    calls = (Call * 64)(*(Call(width=4, what=READ) for _ in range(64)))
+    code = NativeCalls(device.code, device.module, device.address)
+    for number in range(64):
+        device.calls[number] = Call(width=4, what=READ)
+    sides: tuple[Served, Served] = (
+        lambda count: device.serve_all(count, 1),
+        lambda count: code.serve_all(calls, count),
+    )
+
+    def work(side: int) -> None:
+        left = accesses
+        while left:
+            done = sides[side](min(left, 64))
+            left -= done
+            busy[side] += done == 0
+
+    threads = [threading.Thread(target=work, args=(side,)) for side in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return busy[0], busy[1]
+
+
+@needs_bpf
+def test_nothing_is_lost_where_both_sides_work_at_once() -> None:
+    accesses = 200_000
+    with in_kernel("counter") as device:
+        hammer(device, accesses)
+        assert device.get("hits") == 2 * accesses
+        assert device.get("version") == 4 * accesses
+        assert device.get("lock") == 0
+
+
+@needs_bpf
+def test_two_instances_share_nothing() -> None:
+    with in_kernel("counter") as one, in_kernel("counter") as other:
+        one.read("io", 0, 0, 4)
+        assert (one.get("hits"), other.get("hits")) == (1, 0)
+        assert ctypes.c_uint32.from_address(other.address + 32).value == 0
+
+
+# --- in a machine -----------------------------------------------------------------------
+
+
+@needs_bpf
+def test_a_machine_in_the_kernel_delivers_its_lines_and_moves_by_a_word() -> None:
+    machines = {engine: Machine(engine=engine) for engine in ("kernel", "native")}  # type: ignore[arg-type]
+    edges: dict[str, list[tuple[int, int]]] = {"kernel": [], "native": []}
+    for engine, machine in machines.items():
+        device = machine.add("i8254")
+        machine.wire("i8254.irq0", lambda level, now, to=edges[engine]: to.append((level, now)))
+        for value, port in ((0x34, 0x43), (0x00, 0x40), (0x10, 0x40)):
+            machine.write("io", port, 1, value)
+        for number in range(20):
+            if engine == "kernel":
+                device.instance.runs = ("kernel", "native")[number % 2]  # type: ignore[attr-defined]
+            machine.step(1_000_000)
+            machine.read("io", 0x40, 1)
+    assert edges["kernel"] == edges["native"]
+    assert len(edges["kernel"]) > 8
+    images = [machine.save() for machine in machines.values()]
+    assert images[0] == images[1]
+    machines["kernel"].restore(images[1])
