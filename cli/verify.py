@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..compiler import ir
-from ..compiler.bpf_compile import CompileError, object_code
+from ..compiler.bpf_compile import CompileError
 from ..compiler.driver import load
 from ..dsl.diagnostics import NOWHERE, DeviceFileError, Diagnostic, Source, Span
 from ..runtime import bpf
@@ -95,8 +95,7 @@ def _subject(path: Path) -> Subject:
         except OSError as error:
             raise ObjectError(error.strerror or "cannot be read") from None
     device = load(path)
-    module = device.reference_module()
-    image = object_code(module, device.source)
+    image, module = device.bpf(), device.module
     return Subject(module.name, BpfObject(image, f"{module.name}.bpf.o"), module, device.source)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ..dsl.diagnostics import NOWHERE, DeviceFileError, Diagnostic, Source
 from . import ir, jit
+from .cache import Cache
 from .traffic import Traffic, traffic
 
 DEVICES = Path(__file__).parent.parent / "devices"
@@ -63,10 +64,17 @@ class DeviceType:
         return found
 
     def bpf(self) -> bytes:
-        """The eBPF object for the running kernel. Raises CompileError."""
+        """The eBPF object for the running kernel, from the cache if it is there. Raises CompileError."""
         from .bpf_compile import object_code
 
-        return object_code(self.reference_module(), self.source)
+        kept = Cache.default() if self.cache == "default" else self.cache
+        key = f"{jit.identity(jit.host(), 0)}\n{self.path.name}\n{self._key}"
+        image = kept.get("bpf", key) if kept else None
+        if image is None:
+            image = object_code(self.reference_module(), self.source)
+            if kept:
+                kept.put("bpf", key, image)
+        return image
 
     def reference_module(self) -> ir.Module:
         """The module with its functions; `DeviceFileError` if the file is refused."""
