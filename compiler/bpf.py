@@ -87,9 +87,8 @@ def initial_state(module: ir.Module) -> bytes:
 
 def _functions(unit: BpfUnit) -> list[str]:
     """What the programs reach: functions by themselves, and those that become part of all their callers."""
-    roots = {f"{region.name}_{kind}" for region in unit.module.regions for kind in ("read", "write")}
-    roots |= {"settle", "next"}
-    reached = set(roots)
+    accesses = {f"{region.name}_{kind}" for region in unit.module.regions for kind in ("read", "write")}
+    reached = accesses | {"settle", "next"}
     for name in reversed(unit.texts):  # a callee stands before its callers
         if name in reached:
             reached |= set(unit.calls.get(name, ()))
@@ -97,19 +96,20 @@ def _functions(unit: BpfUnit) -> list[str]:
     plan = Calls(
         {name: unit.texts[name].body.count("\n") for name in names},
         {name: Counter(unit.calls.get(name, {})) for name in names},
-        roots,
-        [name for name in names if unit.rare(name)],
-        [n for n in names if any(isinstance(s, ir.Repeat) for s in walk(unit.functions[n].body))],
-        [name for name in names if len(unit.functions[name].params) >= MOST_ARGUMENTS],
+        accesses=accesses,
+        roots={"settle", "next"},
+        apart=[name for name in names if unit.rare(name)],
+        loops=[n for n in names if any(isinstance(s, ir.Repeat) for s in walk(unit.functions[n].body))],
+        forced=[name for name in names if len(unit.functions[name].params) >= MOST_ARGUMENTS],
     )
-    return [_text(unit, name, plan.alone) for name in names]
+    return [_text(unit, name, plan) for name in names]
 
 
-def _text(unit: BpfUnit, name: str, alone: Collection[str]) -> str:
+def _text(unit: BpfUnit, name: str, plan: Calls) -> str:
     body = CALLEE.sub(
-        lambda call: " noinline" if call[1] in alone else " alwaysinline", unit.texts[name].body
+        lambda call: " alwaysinline" if plan.takes(name, call[1]) else " noinline", unit.texts[name].body
     )
-    if name not in alone:
+    if not plan.alone(name):
         return unit.texts[name].define(body, "internal")
     # The verifier wants every argument to be set, and LLVM sets none that is not used.
     operands = ["i64 %now", *(f"i64 %p{n}" for n in range(len(unit.functions[name].params)))]

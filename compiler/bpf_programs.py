@@ -154,7 +154,8 @@ def _arms(unit: BpfUnit, kind: str, arguments: str) -> str:
     return "\n".join(
         f"{kind}.{n}:\n"
         f"  call void @open()\n"
-        f"  %{kind}.{n}.result = call i64 {unit.target(f'{region.name}_{kind}')}(i64 %now, {arguments})\n"
+        f"  %{kind}.{n}.result = call i64 {unit.target(f'{region.name}_{kind}')}(i64 %now, {arguments})"
+        f" alwaysinline\n"
         f"  br label %{kind}.end"
         for n, region in enumerate(unit.module.regions)
     )
