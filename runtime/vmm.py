@@ -26,6 +26,7 @@ from .hosts.kvm_vm import Irqchip
 from .instance import NativeInstance
 from .machine import Machine
 from .policies import Policy
+from .posted import Posting
 from .windows import Space, Window
 
 if TYPE_CHECKING:
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RegisterCount:
-    """Exits to one register: served natively (light), and by Python (heavy)."""
+    """Exits to one register: served natively (light), and by Python (heavy); and writes
+    that caused no exit of their own (posted)."""
 
     device: str
     register: str
     access: str  # "read" or "write"
     light: int
     heavy: int
+    posted: int = 0
 
 
 class Vmm:
@@ -87,6 +90,14 @@ class Vmm:
         else:
             self.host = kind(self.dispatcher, memory)
         self.lock = self.dispatcher.lock
+        self._posting = Posting(self.host) if isinstance(self.host, KvmHost) else None
+
+    @property
+    def kvm(self) -> KvmHost:
+        """The host, if it is KVM's; else HostError."""
+        if not isinstance(self.host, KvmHost):
+            raise HostError(f"interrupt controllers are KVM's: choose the host kvm, not {self.host.name}")
+        return self.host
 
     # --- the address map ---------------------------------------------------------
 
@@ -209,9 +220,7 @@ class Vmm:
 
         The rest is as for `interrupt`; KVM's controllers tell of no acknowledgement.
         """
-        host = self.host
-        if not isinstance(host, KvmHost):
-            raise HostError("interrupt controllers are KVM's: choose the host kvm and irqchip='kernel'")
+        host = self.kvm
         argument, call = host.source(gsi), host.line_call
 
         def sink(level: int, now: int) -> None:
@@ -254,6 +263,8 @@ class Vmm:
         self._synchronise_clock()
         self.dispatcher.deadlines_moved()
         self._hold_off()
+        if self._posting is not None:
+            self._posting.update(self._handles)
         return self.host.run(until)
 
     def stop(self) -> None:
@@ -273,23 +284,24 @@ class Vmm:
             self.host.resume()
 
     def counts(self) -> list[RegisterCount]:
-        """Exits by register, in the order of the address map."""
+        """Accesses by register, in the order of the address map."""
         totals: dict[tuple[str, str, str], list[int]] = {}
         for handle, window in self._handles.items():
             target = window.target
+            posted = self._posting.counts(handle) if self._posting is not None else ()
             for offset, counters in enumerate(self.dispatcher.stats(handle)):
                 if isinstance(target, RegionTarget):
                     name = (target.device.name, target.register_at(offset))
                 else:
                     name = ("host", window.label)
-                for access, light, heavy in (
-                    ("read", counters.light_reads, counters.heavy_reads),
-                    ("write", counters.light_writes, counters.heavy_writes),
+                waited = posted[offset] if posted else 0
+                for access, *counted in (
+                    ("read", counters.light_reads, counters.heavy_reads, 0),
+                    ("write", counters.light_writes - waited, counters.heavy_writes, waited),
                 ):
-                    if light or heavy:
-                        total = totals.setdefault((*name, access), [0, 0])
-                        total[0] += light
-                        total[1] += heavy
+                    if any(counted):
+                        total = totals.setdefault((*name, access), [0, 0, 0])
+                        total[:] = (sum(pair) for pair in zip(total, counted, strict=True))
         return [RegisterCount(*key, *total) for key, total in totals.items()]
 
     def close(self) -> None:

@@ -410,3 +410,64 @@ def test_ctrl_c_stops_all_vcpus_and_run_goes_on_later(make: Made) -> None:
 def test_several_vcpus_need_local_apics(make: Made) -> None:
     with pytest.raises(HostError, match="need local APICs"):
         make(memory=MIB, vcpus=2)
+
+
+# --- posted writes ------------------------------------------------------------------------
+
+# An RTC register, again and again: the index, which may wait, and the data.
+RTC_READS = f"""
+    xor %ax, %ax
+    mov %ax, %ds
+    mov $100, %cx
+1:  mov $0x0d, %al
+    out %al, $0x70
+    mov $0x0a, %al
+    out %al, $0x70
+    in $0x71, %al
+    mov %al, {RESULTS}
+    mov $0x0d, %al
+    out %al, $0x70
+    in $0x71, %al
+    mov %al, {RESULTS + 1}
+    loop 1b
+    out %al, $0xf4
+"""
+
+
+def test_posted_index_writes_take_no_exit_and_come_before_what_follows(make: Made) -> None:
+    vmm = make("mc146818", memory=MIB)
+    start(vmm, RTC_READS)
+    run(vmm)
+    assert vmm.host.read(RESULTS, 2).hex() == "2680"
+    index = next(c for c in vmm.counts() if c.access == "write" and c.device == "mc146818")
+    assert (index.posted, index.light, index.heavy) == (300, 0, 0)
+    assert vmm.host.runs < 220
+
+
+def test_a_write_that_may_change_a_wired_line_is_not_posted(make: Made) -> None:
+    vmm = make("mc146818", memory=MIB)
+    lines = vmm.machine.devices["mc146818"].lines
+    for line in lines:
+        vmm.machine.wire(line.path, lambda level, now: None)
+    start(vmm, RTC_READS)
+    run(vmm)
+    assert vmm.host.read(RESULTS, 2).hex() == "2680"
+    index = next(c for c in vmm.counts() if c.access == "write" and c.device == "mc146818")
+    assert (index.posted, index.light, index.heavy) == (0, 300, 0)
+
+
+def test_a_stop_serves_the_writes_that_wait(make: Made) -> None:
+    vmm = make("mc146818", memory=MIB)
+    start(vmm, "mov $0x0b, %al\n out %al, $0x70\n 1: jmp 1b")
+    vmm.run(until=vmm.machine.now + SECOND // 50)
+    assert vmm.machine.devices["mc146818"].instance.get("index.sel") == 0x0B
+
+
+def test_more_posted_writes_than_the_ring_holds_are_all_served(make: Made) -> None:
+    vmm = make("mc146818", memory=MIB)
+    start(vmm, "mov $1000, %cx\n 1: mov %cl, %al\n out %al, $0x70\n loop 1b\n in $0x70, %al\n out %al, $0xf4")
+    run(vmm)
+    index = next(c for c in vmm.counts() if c.access == "write" and c.device == "mc146818")
+    assert index.posted + index.light + index.heavy == 1000
+    assert index.posted > 900
+    assert vmm.machine.devices["mc146818"].instance.get("index.sel") == 1

@@ -19,16 +19,17 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 
 from ...compiler.ir import NEVER
 from ..bus import Access, Outcome
 from ..dispatch import Dispatcher, lane
+from ..posted import Zone
 from . import kvm_abi as abi
 from . import kvm_loop
-from .host import DEFAULT_MEMORY, GRACE, Exit, Host, HostError, Reason, Registers
+from .host import DEFAULT_MEMORY, GRACE, PAGE, Exit, Host, HostError, Reason, Registers
 from .kvm_loop import Leave
 from .kvm_system import WAKE, create_timer, delete_timer, wake_thread
 from .kvm_vcpu import VirtualCpu
@@ -379,6 +380,23 @@ class KvmHost(Host):
     def pic_line(self, level: int) -> None:
         """The 8259's INT is high or low. From any thread."""
         _LINE(self.intr_function)(self.cpus[0].address, 0, bool(level), 0)
+
+    # --- posted writes ---
+
+    def post(self, zones: Sequence[Zone], counters: Mapping[int, int]) -> None:
+        """Let writes to these zones wait for the next exit; as `Poster` has it."""
+        self._require_open()
+        vm = self.vm
+        if not vm.ring_page:
+            return
+        posted = {(z.address, z.size, z.space == "io") for z in zones if z.space != "io" or vm.posts_ports}
+        entries = max(counters, default=0) + 1
+        self._posted_counters = (ctypes.c_uint64 * entries)(*(counters.get(n, 0) for n in range(entries)))
+        self._block.posted = ctypes.addressof(self._posted_counters)
+        self._block.posted_entries = entries
+        if posted:
+            self._block.ring = self.cpus[0].page_at(vm.ring_page * PAGE)
+        vm.post(posted)
 
     # --- the thread ---
 

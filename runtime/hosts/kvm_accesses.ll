@@ -195,14 +195,17 @@ take:
   %space = select i1 %by_port, i32 $IO, i32 $MMIO
   %data.p = getelementptr %CoalescedWrite, ptr %write, i32 0, i32 $CoalescedWrite.data
   call void @begin(ptr %vcpu, i64 %now, i32 %space, i64 %address, i32 %width, i32 1, ptr %data.p, i32 1)
-  call void @count_posted(ptr %vcpu, ptr %vm, ptr %bus, i64 %address)
   %outcome = call i32 @devc_access(ptr %bus, ptr %vcpu)
   %heavy = icmp uge i32 %outcome, $ATTENTION
   %next = add i32 %known, 1
   %wraps = icmp eq i32 %next, $RING_WRITES
   %next.wrapped = select i1 %wraps, i32 0, i32 %next
   store atomic i32 %next.wrapped, ptr %first.p release, align 4
-  br i1 %heavy, label %attend, label %look
+  br i1 %heavy, label %attend, label %light
+
+light:
+  call void @count_posted(ptr %vcpu, ptr %vm, ptr %bus, i64 %address)
+  br label %look
 
 attend:
   call void @release(ptr %lock.p)
@@ -219,7 +222,7 @@ all:
   ret i1 true
 }
 
-; Count a posted write of the byte at %address for its region. Under the ring's lock.
+; Count a posted write at %address, served by compiled code, for its region. Under the ring's lock.
 define internal void @count_posted(ptr %vcpu, ptr %vm, ptr %bus, i64 %address) {
   %number = call i32 @find(ptr %bus, ptr %vcpu, i64 %address)
   %entries.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.posted_entries

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,10 @@ IRQCHIPS: tuple[Irqchip, ...] = ("none", "kernel", "split")
 _TSS = 0xFEFFD000
 _IDENTITY_MAP = 0xFEFFC000
 _OURS = range(_IDENTITY_MAP, _TSS + 3 * PAGE)
+
+
+PostedZone = tuple[int, int, bool]
+"""Address, bytes, and whether it is of ports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class VirtualMachine:
         self.irqchip = irqchip
         self.slots: list[Slot] = []
         self._roms: list[mmap.mmap] = []
+        self._posted: set[PostedZone] = set()
         self._messages: dict[int, tuple[int, int]] = {}
         self._fds: list[int] = []
         try:
@@ -115,6 +121,30 @@ class VirtualMachine:
         pages[:] = b"\xff" * before + content + b"\xff" * (size - before - len(content))
         self.map(start, size, ctypes.addressof(ctypes.c_char.from_buffer(pages)), read_only=True)
         self._roms.append(pages)
+
+    # --- posted writes ---
+
+    @property
+    def ring_page(self) -> int:
+        """The page of a vCPU's mapping in which the ring of posted writes is; 0: there is none."""
+        return self.capability(abi.Capability.COALESCED_MMIO)
+
+    @property
+    def posts_ports(self) -> bool:
+        """Writes to ports can be posted, too."""
+        return bool(self.capability(abi.Capability.COALESCED_PIO))
+
+    def post(self, zones: Iterable[PostedZone]) -> None:
+        """Let the kernel keep writes to these zones in the ring, and no others."""
+        wanted = set(zones)
+        for request, changed in (
+            (abi.UNREGISTER_COALESCED_MMIO, self._posted - wanted),
+            (abi.REGISTER_COALESCED_MMIO, wanted - self._posted),
+        ):
+            for address, size, by_port in sorted(changed):
+                zone = abi.CoalescedZone(address, size, by_port)
+                ioctl(self.fd, request, zone, f"posting writes at {address:#x}")
+        self._posted = wanted
 
     # --- interrupts ---
 
