@@ -116,38 +116,121 @@ def report(files: Files) -> None:
 
 
 @app.command(
-    epilog="Examples: devc run    devc run --host unicorn --wav tone.wav    devc run my.s --device my.dev"
+    epilog="Examples: devc run    devc run my.s --device my.dev    devc run kernel.elf --vcpus 2"
+    "    devc run --firmware bios.bin --disk disk.img,writable --irqchip split    devc run --machine pc.toml"
 )
 def run(
     guest: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(
-            metavar="[GUEST.s|GUEST.bin]", help="Assembly, or a flat image. Default: the timers' guest."
+            metavar="[GUEST]",
+            help="Assembly (.s), a flat image, or a multiboot kernel. Default: the timers' guest.",
         ),
+    ] = None,
+    machine: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A machine description in TOML; the other options change it."),
+    ] = None,
+    firmware: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Boot this at the reset vector instead of a guest: SeaBIOS's bios.bin."
+        ),
+    ] = None,
+    append: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A multiboot kernel's command line.")
+    ] = None,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[ TEXT]", help="A file beside a multiboot kernel; repeat."),
     ] = None,
     host: Annotated[
-        Optional[str], typer.Option(metavar="NAME", help="kvm or unicorn. Default: the best that works here.")  # noqa: UP045
+        str | None, typer.Option(metavar="NAME", help="kvm or unicorn. Default: the best that works here.")
     ] = None,
-    device: Annotated[
-        Optional[list[str]],  # noqa: UP045
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="RAM. Default: 640K for a flat image, 128M for the others."),
+    ] = None,
+    vcpus: Annotated[int | None, typer.Option(metavar="N", help="Virtual CPUs. Default: 1.")] = None,
+    irqchip: Annotated[
+        str | None,
         typer.Option(
-            metavar="NAME[,PARAM=VALUE...]", help="A device to add; repeat. Default: i8254 and acpi_pm."
+            metavar="KIND",
+            help="kernel: KVM's interrupt controllers; split: 8259 and I/O APIC as device files; "
+            "none: interrupts at fixed vectors. Default: none for a flat image, kernel for the others.",
         ),
     ] = None,
-    wav: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Record the PC speaker into a WAV file.")  # noqa: UP045
+    hide_kvm: Annotated[
+        bool, typer.Option("--hide-kvm", help="Do not tell the guest by CPUID that it runs on KVM.")
+    ] = False,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,PARAM=VALUE...]",
+            help="A device to add, instead of the default ones; repeat. Default: i8254 and acpi_pm "
+            "for a flat image; with mc146818 and hpet for the others.",
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Stop the guest after this much of its time.")] = 30.0,
-    compare: Annotated[bool, typer.Option(help="Run it again with every handler in Python.")] = True,
+    disk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE[,writable]", help="A raw image for the ATA disk; read only unless writable."
+        ),
+    ] = None,
+    serial: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="The serial port: stdio (both ways), none, or a file. Default: what it sends is shown.",
+        ),
+    ] = None,
+    console: Annotated[
+        str | None,
+        typer.Option(metavar="WHERE", help="Ports 0xe9 and 0x402: stdio, none, or a file. Default: stdio."),
+    ] = None,
+    wav: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record the PC speaker into a WAV file.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            "--seconds",
+            metavar="SECONDS",
+            help="Stop the guest after this much of its time. Default: 30 for a flat image, else none.",
+        ),
+    ] = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option(help="Run it again with every handler in Python. Default: only the timers' guest."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show the exits.")] = False,
 ) -> None:
     """Boot a guest whose timers are device files, and show what its exits cost.
 
-    The guest is loaded and started at 0x1000 in real mode; port 0xe9 prints a
-    character, port 0xf4 ends the run, IRQ 0 comes as interrupt 0x20.
+    A flat image is loaded and started at 0x1000 in real mode; a multiboot kernel gets
+    a PC with ACPI tables; a firmware boots the disk. Port 0xe9 prints a character, port
+    0xf4 ends the run: writing 0 is success. Ctrl-C stops, and tells where.
     """
-    from .run import run as command
+    from .run import launch
 
-    raise typer.Exit(command(guest, host, device, wav, seconds, compare))
+    options = {
+        "guest": guest,
+        "firmware": firmware,
+        "append": append,
+        "modules": module,
+        "host": host,
+        "memory": memory,
+        "vcpus": vcpus,
+        "irqchip": irqchip,
+        "hide_kvm": hide_kvm,
+        "devices": device,
+        "disk": disk,
+        "serial": serial,
+        "console": console,
+        "timeout": timeout,
+    }
+    raise typer.Exit(launch(machine, options, wav, compare, quiet))
 
 
 @app.command(epilog="Examples: devc bench    devc bench --only pit --json bench.json")

@@ -1,84 +1,72 @@
-"""`devc run`: a guest on KVM or Unicorn whose timers are device files, and what it cost."""
+"""`devc run`: a guest whose timers are device files, how it ended, and what its exits cost."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ..dsl.diagnostics import DeviceFileError
-from ..runtime.assemble import AssemblyError, assemble
-from ..runtime.clock import HostClock
-from ..runtime.device import RegionTarget
+from ..runtime.boot import Booted, boot, complete
+from ..runtime.guests import GuestError, kind_of
 from ..runtime.hosts import Exit, HostError, Reason
-from ..runtime.machine import Machine, MachineError
-from ..runtime.vmm import RegisterCount, Vmm
+from ..runtime.machine import Engine, MachineError
+from ..runtime.machine_file import (
+    Description,
+    DeviceChoice,
+    DiskChoice,
+    MachineFileError,
+    ModuleChoice,
+    from_mapping,
+    read,
+)
+from ..runtime.pc.board import Ending
+from ..runtime.pc.disk_image import DiskError
+from ..runtime.vmm import RegisterCount
+from . import terminal
+from .run_costs import costs, show_costs
 
-FAILED, USAGE, MISSING = 1, 2, 3
-ADDRESS = 0x1000
-IRQ0 = 0x20
+FAILED, USAGE, MISSING, INTERRUPTED = 1, 2, 3, 130
 GUEST = Path(__file__).parent.parent / "examples" / "timers.s"
-DEVICES = ["i8254", "acpi_pm"]
-Engine = Literal["native", "reference"]
+FLAT_TIMEOUT = 30.0
+"""Seconds: a flat image has no operating system that may want to run for long."""
 
 
-FEWEST, MOST, LONG_ENOUGH = 1_000, 64_000, 15_000_000
-"""Reads a round: doubled until a round takes long enough, in ns."""
-ROUNDS = 5
-EMPTY = 0x80
-"""A port that nobody claims: the bare exit."""
-COST = """
-        movw    $%d, %%dx
-        movw    $%d, %%cx
-1:      inb     %%dx, %%al
-        loop    1b
-        outb    %%al, $0xf4
-"""
-"""A guest that reads one port over and over: an exit's cost, without waits."""
-
-
-class UsageError(Exception):
-    """A command line that makes no sense; the message says what would."""
+_USAGE = (GuestError, DiskError, MachineError, MachineFileError, terminal.OutputError)
+"""A command line that makes no sense: each message says what would."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """A guest's run: how it ended, its exits by register, host seconds in all."""
 
-    exit: Exit
+    ending: Ending
     counts: list[RegisterCount]
     seconds: float
     host: str
     why: str
     failures: list[str]
+    interrupted: bool = False
 
     @property
     def exits(self) -> int:
         return sum(count.light + count.heavy for count in self.counts)
 
 
-def run(
-    guest: Path | None,
-    host: str | None,
-    devices: list[str] | None,
-    wav: Path | None,
-    seconds: float,
-    compare: bool,
+def launch(
+    machine: Path | None, options: Mapping[str, Any], wav: Path | None, compare: bool | None, quiet: bool
 ) -> int:
-    """0 if the guest ended by itself; else why not, on stderr."""
+    """Run what a machine file and the command line's options say (None: not given)."""
     try:
-        image = load_guest(guest or GUEST)
-        native = boot(image, host, devices or DEVICES, wav, seconds, "native", echo=True)
-        others, prices = [], []
-        if compare and native.exit.reason is Reason.STOPPED:
-            others.append(boot(image, host, devices or DEVICES, None, seconds, "reference", echo=False))
-            prices = costs(host, devices or DEVICES, native.counts)
-    except (UsageError, AssemblyError, MachineError) as error:
+        return run(described(machine, options), wav, compare, quiet)
+    except _USAGE as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     except DeviceFileError as error:
@@ -87,71 +75,139 @@ def run(
     except HostError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISSING
-    show(native, *others)
-    show_costs(prices)
+
+
+def run(description: Description, wav: Path | None, compare: bool | None, quiet: bool) -> int:
+    """0 if the guest ended by itself and well; else why not, on stderr."""
+    description = _prepared(description)
+    native = measured(description, "native", wav, echo=True)
+    others, prices = [], []
+    if compare is not False and _comparable(description, native, compare):
+        others.append(measured(description, "reference", None, echo=False))
+        prices = costs(description.host, description.devices or (), native.counts)
+    if not quiet:
+        show(native, *others)
+        show_costs(prices)
     return ended(native)
 
 
-def load_guest(path: Path) -> bytes:
-    """Assemble a .s file, or take a flat image as it is."""
-    try:
-        if path.suffix == ".s":
-            return assemble(path.read_text(), ADDRESS)
-        return path.read_bytes()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"cannot read the guest {path}: {reason}") from None
+# --- the command line ---------------------------------------------------------------------
 
 
-def boot(
-    image: bytes,
-    host: str | None,
-    devices: list[str],
-    wav: Path | None,
-    seconds: float,
-    engine: Engine,
-    echo: bool,
-) -> Measured:
+def described(machine: Path | None, options: Mapping[str, Any]) -> Description:
+    """The machine file's description, and over it what the command line gives. Raises MachineFileError."""
+    base = read(machine) if machine is not None else Description()
+    given = {key: value for key, value in options.items() if value not in (None, [], False)}
+    # What the file and the command line write alike is checked in one place.
+    alike = {key: given.pop(key) for key in _ALIKE if key in given}
+    alike |= {key: str(path) for key in ("guest", "firmware") if (path := given.pop(key, None)) is not None}
+    checked = from_mapping(alike)
+    if checked.guest is not None:
+        base = replace(base, firmware=checked.firmware)
+    elif checked.firmware is not None:
+        base = replace(base, guest=None)
+    return replace(
+        base,
+        **{key: getattr(checked, key) for key in alike},
+        **{key: _PARSED[key](value) for key, value in given.items()},
+    )
+
+
+def _device(text: str) -> DeviceChoice:
+    """NAME[,PARAM=VALUE...]."""
+    name, *settings = text.split(",")
+    params: dict[str, int | None] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        try:
+            params[key] = None if value == "nowhere" else int(value, 0)
+        except ValueError:
+            hint = "" if equals else ", such as base=0x600"
+            raise MachineFileError(f"'{setting}' is not PARAM=NUMBER{hint}") from None
+    return DeviceChoice(name, None, params)
+
+
+def _disk(text: str) -> DiskChoice:
+    """FILE[,writable]."""
+    name, comma, option = text.rpartition(",")
+    if comma and option == "writable":
+        return DiskChoice(Path(name), writable=True)
+    return DiskChoice(Path(text))
+
+
+def _module(text: str) -> ModuleChoice:
+    """FILE[ TEXT]; a file whose name has a space in it is itself."""
+    name, _, rest = text.partition(" ")
+    return ModuleChoice(Path(text)) if Path(text).exists() else ModuleChoice(Path(name), rest)
+
+
+_ALIKE = ("append", "host", "memory", "vcpus", "irqchip", "hide_kvm", "serial", "console", "timeout")
+_PARSED: dict[str, Callable[[Any], Any]] = {
+    "devices": lambda texts: tuple(_device(text) for text in texts),
+    "modules": lambda texts: tuple(_module(text) for text in texts),
+    "disk": _disk,
+}
+
+
+def _prepared(description: Description) -> Description:
+    """With a guest, and all that was left open chosen."""
+    if description.guest is None and description.firmware is None:
+        description = replace(description, guest=GUEST)
+    full = complete(description)
+    if full.timeout is None and full.guest is not None and kind_of(full.guest) == "flat":
+        full = replace(full, timeout=FLAT_TIMEOUT)
+    return full
+
+
+def _comparable(description: Description, native: Measured, compare: bool | None) -> bool:
+    """Whether to run it again in Python: the timers' guest, or any that it was asked for."""
+    wanted = compare or description.guest == GUEST
+    return bool(wanted and native.ending.request == "exit" and not native.interrupted)
+
+
+# --- running --------------------------------------------------------------------------------
+
+
+def measured(description: Description, engine: Engine, wav: Path | None, *, echo: bool) -> Measured:
     """Run the guest once, from the start."""
-    machine = Machine(HostClock(), engine)
-    add_devices(machine, devices, wav)
+    python = {} if wav is None else {"i8254": {"speaker": {"wav": str(wav)}}}
+    with ExitStack() as stack:
+        serial, console = (
+            terminal.opened(where or terminal.STDIO, stack) if echo else None
+            for where in (description.serial, description.console)
+        )
+        booted = stack.enter_context(
+            boot(description, engine=engine, serial=serial, console=console, python=python)
+        )
+        reads = echo and description.serial == terminal.STDIO
+        start = time.perf_counter()
+        with terminal.typed(_receiver(booted)) if reads else nullcontext():
+            ending, interrupted = _run(booted)
+        took = time.perf_counter() - start
+        vmm = booted.vmm
+        failures = [str(failure) for failure in booted.machine.failures]
+        return Measured(ending, vmm.counts(), took, vmm.host.name, vmm.why, failures, interrupted)
+
+
+def _run(booted: Booted) -> tuple[Ending, bool]:
+    """How it ended, and whether by Ctrl-C, which stops the guest between two instructions."""
     try:
-        with Vmm(machine, host) as vmm:
-            if "i8254" in machine.devices:
-                vmm.interrupt("i8254.irq0", IRQ0)
-            vmm.console(out if echo else lambda data: None)
-            vmm.exit_port()
-            vmm.host.load(image, ADDRESS)
-            vmm.host.boot(ADDRESS)
-            start = time.perf_counter()
-            ended = vmm.run(until=machine.now + int(seconds * 1e9))
-            took = time.perf_counter() - start
-            failures = [str(failure) for failure in machine.failures]
-            return Measured(ended, vmm.counts(), took, vmm.host.name, vmm.why, failures)
-    finally:
-        machine.close()
+        return booted.run(booted.description.timeout), False
+    except KeyboardInterrupt:
+        registers = booted.vmm.host.registers
+        where = f"vCPU 0 at {registers.cs:#x}:{registers.rip:#x}"
+        return Ending(Exit(Reason.STOPPED, booted.machine.now, f"interrupted, {where}")), True
 
 
-def out(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+def _receiver(booted: Booted) -> terminal.Output:
+    def take(data: bytes) -> None:
+        with booted.vmm.lock:
+            booted.pc.uart.receive(data)
+
+    return take
 
 
-def add_devices(machine: Machine, devices: list[str], wav: Path | None) -> None:
-    """Devices as the command line names them: NAME[,PARAM=VALUE...]."""
-    for text in devices:
-        name, *settings = text.split(",")
-        params: dict[str, int | None] = {}
-        for setting in settings:
-            key, equals, value = setting.partition("=")
-            try:
-                params[key] = int(value, 0)
-            except ValueError:
-                raise UsageError(
-                    f"'{setting}' is not PARAM=NUMBER{'' if equals else ', such as base=0x600'}"
-                ) from None
-        speaker = {"speaker": {"wav": str(wav)}} if wav is not None and Path(name).stem == "i8254" else None
-        machine.add(name, None, python=speaker, **params)
+# --- the report -------------------------------------------------------------------------------
 
 
 def show(native: Measured, *others: Measured) -> None:
@@ -178,105 +234,21 @@ def show(native: Measured, *others: Measured) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Price:
-    """ns of one exit that reads a register: compiled, in Python, and to an empty port."""
-
-    register: str
-    native: float
-    python: float
-    empty: float
-
-
-def costs(host: str | None, devices: list[str], counts: list[RegisterCount]) -> list[Price]:
-    """What a read of each port register costs that the guest read, side by side."""
-    wanted = {(c.device, c.register) for c in counts if c.access == "read" and c.device != "host"}
-    machine = Machine(HostClock())
-    add_devices(machine, devices, None)
-    ports = [
-        (f"{device.name}.{register.name}", (window.base or 0) + register.offset)
-        for device in machine.devices.values()
-        for window in device.windows
-        if isinstance(window.target, RegionTarget)
-        for register in window.target.region.registers
-        if window.space == "io" and (device.name, register.name) in wanted
-    ]
-    machine.close()
-    with_code = _Reader(host, devices, "native"), _Reader(host, devices, "reference")
-    try:
-        return [_price(name, port, *with_code) for name, port in ports]
-    finally:
-        for reader in with_code:
-            reader.close()
-
-
-def _price(name: str, port: int, native: _Reader, python: _Reader) -> Price:
-    """Best of ROUNDS, in turn: what else the machine does only ever adds."""
-    readers = ((native, port), (python, port), (native, EMPTY))
-    rounds = [[reader.rounds(at) for reader, at in readers] for _ in range(ROUNDS)]
-    return Price(name, *(_one(reader, [r[i] for r in rounds]) for i, (reader, _) in enumerate(readers)))
-
-
-def _one(reader: _Reader, rounds: list[tuple[int, int]]) -> float:
-    """ns an exit: what many of them take more than one does."""
-    many, one = (min(times) for times in zip(*rounds, strict=True))
-    return float(many - one) / (reader.reads - 1)
-
-
-class _Reader:
-    """A guest kept for timing reads of one port."""
-
-    def __init__(self, host: str | None, devices: list[str], engine: Engine) -> None:
-        self.machine = Machine(HostClock(), engine)
-        add_devices(self.machine, devices, None)
-        self.vmm = Vmm(self.machine, host)
-        self.vmm.exit_port()
-        self.reads = FEWEST
-        while self.reads < MOST and self._run(EMPTY, self.reads) < LONG_ENOUGH:
-            self.reads *= 2
-
-    def rounds(self, port: int) -> tuple[int, int]:
-        """ns of `reads` exits, and of one."""
-        return self._run(port, self.reads), self._run(port, 1)
-
-    def _run(self, port: int, reads: int) -> int:
-        self.vmm.host.load(assemble(COST % (port, reads), ADDRESS), ADDRESS)
-        self.vmm.host.boot(ADDRESS)
-        start = time.perf_counter_ns()
-        self.vmm.run()
-        return time.perf_counter_ns() - start
-
-    def close(self) -> None:
-        self.vmm.close()
-        self.machine.close()
-
-
-def show_costs(prices: list[Price]) -> None:
-    if not prices:
-        return
-    table = Table(
-        title="ns an exit, the best of 5 rounds in turn", title_justify="left", box=None, header_style="bold"
-    )
-    table.add_column("a read of")
-    for column in ("native", "in Python", "ratio", "empty port"):
-        table.add_column(column, justify="right")
-    for p in prices:
-        table.add_row(
-            p.register,
-            f"{p.native:,.0f}",
-            f"{p.python:,.0f}",
-            f"{p.python / p.native:.1f}",
-            f"{p.empty:,.0f}",
-        )
-    console = Console()
-    console.print()
-    console.print(table)
-
-
 def ended(run: Measured) -> int:
+    """The exit status; what went wrong goes to stderr."""
     for failure in run.failures:
         print(f"error: {failure}", file=sys.stderr)
-    if run.exit.reason is Reason.STOPPED:
+    ending = run.ending
+    if run.interrupted:
+        print(ending.exit.detail, file=sys.stderr)
+        return INTERRUPTED
+    if ending.request == "exit" and ending.value:
+        print(f"error: the guest ended with status {ending.value}", file=sys.stderr)
+    elif ending.request in ("exit", "off"):
         return FAILED if run.failures else 0
-    print(f"error: the guest did not end by itself: {run.exit}", file=sys.stderr)
+    elif ending.request is not None:
+        what = {"reset": "asked for a reset", "sleep": "went to sleep, and nothing will wake it"}
+        print(f"error: the guest {what[ending.request]}", file=sys.stderr)
+    else:
+        print(f"error: the guest did not end by itself: {ending.exit}", file=sys.stderr)
     return FAILED

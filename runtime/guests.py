@@ -98,13 +98,16 @@ class Surroundings:
     tables: Tables | None = None
 
 
+def kind_of(path: str | Path) -> Kind:
+    """What `load_guest` takes a file for. Raises GuestError."""
+    return "multiboot" if _is_kernel(_image(Path(path))) else "flat"
+
+
 def load_guest(path: str | Path, around: Surroundings) -> Guest:
-    """The guest in a file. Raises GuestError and AssemblyError."""
+    """The guest in a file. Raises GuestError."""
     path = Path(path)
-    content = _content(path, "the guest")
-    if path.suffix == ".s":
-        content = _assembled(path, content)
-    if multiboot.header_at(content) is not None or content[:4] == b"\x7fELF":
+    content = _image(path)
+    if _is_kernel(content):
         return _multiboot(path, content, around)
     if around.modules or around.command_line:
         what = "modules" if around.modules else "a command line"
@@ -157,6 +160,16 @@ def _content(path: Path, what: str) -> bytes:
     return content
 
 
+def _image(path: Path) -> bytes:
+    """The guest's bytes, assembled if they are text."""
+    content = _content(path, "the guest")
+    return _assembled(path, content) if path.suffix == ".s" else content
+
+
+def _is_kernel(content: bytes) -> bool:
+    return multiboot.header_at(content) is not None or content[:4] == b"\x7fELF"
+
+
 def _assembled(path: Path, content: bytes) -> bytes:
     try:
         return assemble(content.decode(), FLAT_ADDRESS)
@@ -193,8 +206,11 @@ def _multiboot(path: Path, content: bytes, around: Surroundings) -> Guest:
         at = _up(at + len(module.content))
     _check_fits(path, at, around.memory)
 
+    # Its first word is the kernel's own name, as GRUB legacy and QEMU have it.
+    line = f"{path.name} {around.command_line}".rstrip()
+
     def describe(place: int) -> bytes:
-        return multiboot.information(place, memory_map(around.memory), modules, around.command_line)
+        return multiboot.information(place, memory_map(around.memory), modules, line)
 
     information = _place(path, describe, segments, at, around.memory)
     segments.append(information)
@@ -240,6 +256,7 @@ __all__ = [
     "Memory",
     "Segment",
     "Surroundings",
+    "kind_of",
     "load_firmware",
     "load_guest",
     "memory_map",

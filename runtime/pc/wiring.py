@@ -56,19 +56,14 @@ class KernelControllers:
 
     def __init__(self, vmm: Vmm) -> None:
         self._vmm = vmm
-        self._high: dict[int, set[str]] = {}
 
     def connect(self, line: str, number: int) -> None:
         self._vmm.irq(line, number)
 
     def pin(self, number: int, source: str) -> Pin:
-        high = self._high.setdefault(number, set())
-
-        def drive(level: int) -> None:
-            (high.add if level else high.discard)(source)
-            self._vmm.host.irq_line(number, int(bool(high)))
-
-        return drive
+        host = self._vmm.kvm
+        argument = host.source(number)
+        return lambda level: host.line_call(argument, level, 0)
 
 
 MASTER_VECTORS, SLAVE_VECTORS = 0x20, 0x70
@@ -104,7 +99,7 @@ class DeviceControllers:
     def __init__(self, vmm: Vmm) -> None:
         from ..interrupts import Interrupts
 
-        host = vmm.host
+        host = vmm.kvm
         self._interrupts = Interrupts(
             vmm.machine,
             intr=lambda level, now: host.pic_line(level),

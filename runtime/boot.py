@@ -1,0 +1,152 @@
+"""A description made into a running machine: devices, board, host, guest.
+
+    with boot(Description(guest=Path("vmexit.flat"), append="cpuid"), serial=print) as booted:
+        ending = booted.run()
+
+What a description leaves open is chosen by the guest's kind (`DEFAULTS`): a flat
+image gets the two timers it can do with and interrupts at fixed vectors; kernels and
+firmware get a whole PC.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from ..compiler.ir import NEVER
+from .clock import HostClock
+from .guests import Guest, GuestError, Kind, kind_of, load_firmware, load_guest
+from .hosts import DEFAULT_MEMORY
+from .hosts.kvm_vm import Irqchip
+from .machine import Engine, Machine
+from .machine_file import Description, DeviceChoice
+from .pc.board import RTC, Ending, Output, Pc
+from .pc.disk_image import DiskImage
+from .vmm import Vmm
+
+MIB = 1 << 20
+TIMERS = ("i8254", "mc146818", "hpet", "acpi_pm")
+CONTROLLERS = ("i8259", "ioapic")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a kind of guest gets unless told otherwise."""
+
+    memory: int
+    irqchip: str
+    devices: tuple[str, ...]
+
+
+_PC = Defaults(128 * MIB, "kernel", TIMERS)
+DEFAULTS: Mapping[Kind, Defaults] = {
+    "flat": Defaults(DEFAULT_MEMORY, "none", ("i8254", "acpi_pm")),
+    "multiboot": _PC,
+    "firmware": _PC,
+}
+
+
+def complete(description: Description) -> Description:
+    """With everything chosen that was left open. Raises GuestError."""
+    if description.firmware is not None and description.guest is not None:
+        raise GuestError("give either a guest or a firmware: a firmware loads its guest from the disk")
+    kind: Kind = "firmware"
+    if description.firmware is None:
+        if description.guest is None:
+            raise GuestError("there is no guest: give a file, or a firmware")
+        kind = kind_of(description.guest)
+    defaults = DEFAULTS[kind]
+    irqchip = description.irqchip or defaults.irqchip
+    devices = description.devices
+    if devices is None:
+        controllers = CONTROLLERS if irqchip == "split" else ()
+        devices = tuple(DeviceChoice(name) for name in (*defaults.devices, *controllers))
+    return replace(
+        description, memory=description.memory or defaults.memory, irqchip=irqchip, devices=devices
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A machine with its guest in place. `description` has nothing left open."""
+
+    description: Description
+    machine: Machine
+    pc: Pc
+    vmm: Vmm
+    guest: Guest
+
+    def run(self, seconds: float | None = None) -> Ending:
+        """Run the guest to its end, or for some seconds of its time."""
+        until = NEVER if seconds is None else self.machine.now + int(seconds * 1e9)
+        return self.pc.run(self.vmm, self.guest, until)
+
+
+@contextmanager
+def boot(
+    description: Description,
+    *,
+    engine: Engine = "native",
+    serial: Output | None = None,
+    console: Output | None = None,
+    python: Mapping[str, Mapping[str, Mapping[str, object]]] | None = None,
+) -> Iterator[Booted]:
+    """Build the machine and place its guest; everything is closed at the end.
+
+    `python`: options for the Python tiers, by device, as `Machine.add` takes them.
+    Raises GuestError, DiskError, MachineError, HostError, and what
+    loading a device file raises.
+    """
+    with ExitStack() as stack:
+        full = complete(description)
+        assert full.memory is not None
+        assert full.devices is not None
+        machine = Machine(HostClock(), engine)
+        stack.callback(machine.close)
+        _add_devices(machine, full.devices, python or {})
+        disk = None
+        if full.disk is not None:
+            disk = DiskImage(full.disk.image, writable=full.disk.writable)
+            stack.callback(disk.close)
+        pc = Pc(
+            machine,
+            memory=full.memory,
+            vcpus=full.vcpus,
+            disk=disk,
+            serial=serial,
+            console=console,
+            reboot=full.firmware is not None,
+        )
+        guest = _guest(full, pc)
+        irqchip = cast(Irqchip, full.irqchip)
+        vmm = stack.enter_context(
+            Vmm(machine, full.host, full.memory, vcpus=full.vcpus, irqchip=irqchip, hide_kvm=full.hide_kvm)
+        )
+        pc.connect(vmm, irqchip)
+        guest.place(vmm.host)
+        yield Booted(full, machine, pc, vmm, guest)
+
+
+def _guest(description: Description, pc: Pc) -> Guest:
+    if description.firmware is not None:
+        return load_firmware(description.firmware, pc.memory)
+    assert description.guest is not None
+    modules = [(module.file, module.text) for module in description.modules]
+    return load_guest(description.guest, pc.surroundings(description.append, modules))
+
+
+def _add_devices(
+    machine: Machine,
+    devices: tuple[DeviceChoice, ...],
+    python: Mapping[str, Mapping[str, Mapping[str, object]]],
+) -> None:
+    for choice in devices:
+        params = dict(choice.params)
+        if choice.type == RTC:
+            params.setdefault("date", int(time.time()))  # the host's, as UTC
+        options = python.get(Path(choice.type).stem)
+        machine.add(choice.type, choice.name, python=options, **params)
