@@ -16,7 +16,6 @@ from functools import partial
 from . import arithmetic as a
 from . import ir
 from .analysis import Analysis, Effects, walk
-from .touched import NOTED
 
 AROUND = ("settle", "commit")
 """Functions that an access calls before and after what it is about."""
@@ -92,8 +91,7 @@ class _Walker:
             case ir.Store(slot, index, value):
                 for expr in (*index, value):
                     self._value(expr, names)
-                if slot != NOTED:
-                    self.way.writes.add(slot)
+                self.way.writes.add(slot)
             case ir.If(test, then, orelse):
                 return self._if(test, then, orelse, names)
             case ir.Switch(value, cases, default):
@@ -165,7 +163,7 @@ class _Walker:
             case ir.Load(slot, index):
                 for part in index:
                     go(part)
-                self.way.reads |= {slot} - {NOTED}
+                self.way.reads.add(slot)
             case ir.Binary(op, left, right):
                 first, second = go(left), go(right)
                 if first is None or second is None or (op in ("div", "mod") and not second):

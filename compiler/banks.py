@@ -15,8 +15,9 @@ from ..dsl import tree as t
 from ..dsl.diagnostics import Reject
 from . import arithmetic as a
 from . import ir
-from .decode import GAPS, Group, Placed, grouped
+from .decode import GAPS
 from .entities import BankDef, Place, RamDef, RegDef, TypeInfo
+from .placement import Group, Placed, by_use, grouped
 from .scope import Context, Scope, spell
 
 if TYPE_CHECKING:
@@ -186,20 +187,27 @@ class Banks:
                 value = a.bits(value, 8 * (lane + bank.unit) - 1, 8 * lane)
             return (ir.Return(value),)
 
-        body: list[ir.Stmt] = []
-        # what guests poll is found by a comparison, the rest through a table
-        for hot in (True, False):
-            groups = grouped([p for p in registers if p.reg.tree.hot == hot])
-            cases = self._cases(bank, groups, index, serve, nothing)
-            if cases:
-                body.append(ir.Switch(index, cases))
+        polled, others = by_use(registers)
+        body: list[ir.Stmt] = self._switch(bank, others, index, serve, nothing)
         for ram, offset in rams:
             inside = a.sub(ir.Narrow(index, ir.Range(offset, offset + ram.count - 1)), ir.Const(offset))
             body.append(
                 ir.If(_within(index, offset, ram.count), (ir.Return(ir.Load(ram.slot, (inside,), ir.U8)),))
             )
-        parameters = (("index", index.type),)
-        self.unit.function(f"{bank.function}.read", parameters, bank.word, [*body, *nothing], tree.span.line)
+        body += nothing
+        parameters, line = (("index", index.type),), tree.span.line
+        if polled:
+            apart = f"{bank.function}.read.others"
+            self.unit.function(apart, parameters, bank.word, body, line, apart=True)
+            body = self._switch(bank, polled, index, serve, nothing)
+            body.append(ir.Return(ir.Call(apart, (index,), bank.word)))
+        self.unit.function(f"{bank.function}.read", parameters, bank.word, body, line)
+
+    def _switch(
+        self, bank: BankDef, registers: list[Placed], index: ir.Expr, serve: Serve, nothing: ir.Block
+    ) -> list[ir.Stmt]:
+        cases = self._cases(bank, grouped(registers), index, serve, nothing)
+        return [ir.Switch(index, cases)] if cases else []
 
     def _write(
         self, bank: BankDef, registers: list[Placed], rams: list[tuple[RamDef, int]], tree: t.Bank
@@ -215,8 +223,7 @@ class Banks:
             mask = ir.Const(bank.word.hi << 8 * lane)
             return (ir.Do(ir.Call(name, (*place, given, mask), ir.BOOL)), *nothing)
 
-        cases = self._cases(bank, grouped(registers), index, serve, nothing)
-        body: list[ir.Stmt] = [ir.Switch(index, cases)] if cases else []
+        body = self._switch(bank, registers, index, serve, nothing)
         for ram, offset in rams:
             inside = a.sub(ir.Narrow(index, ir.Range(offset, offset + ram.count - 1)), ir.Const(offset))
             stores = (ir.Store(ram.slot, (inside,), v, tree.span.line), *self.unit.pythons.touched(ram.slot))

@@ -1,9 +1,10 @@
 """The decode of an access: which registers of a window it reads or writes.
 
 A window becomes one read and one write function. Whole registers, which is how
-guests access them, are decoded first and in line; whatever else an access may
-be (bytes of a register, several registers, a split, a gap) is the work of
-`<window>.<kind>.rest`, which is marked rare.
+guests access them, are decoded first and in line, those that guests read in
+loops before any other (which are then the work of `<window>.read.others`);
+whatever else an access may be (bytes of a register, several registers, a split,
+a gap) is the work of `<window>.<kind>.rest`, which is marked rare.
 
 Non-goals: where windows are and what may be placed in them (windows.py).
 """
@@ -11,158 +12,25 @@ Non-goals: where windows are and what may be placed in them (windows.py).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..dsl import tree as t
-from ..dsl.diagnostics import NOWHERE, Reject, Span
+from ..dsl.diagnostics import Reject
 from . import arithmetic as a
 from . import ir
 from .entities import Place, RegDef
-from .touched import NOTED
+from .placement import WIDTHS, Group, Layout, Part, Placed, by_use, grouped
 
 if TYPE_CHECKING:
     from .elaborate import Unit
 
 GAPS = {"ones": 0xFF, "zeros": 0x00}
-WIDTHS = (1, 2, 4, 8)
 LEAVE_SPLIT = 0xFFFF_FFFF
 """`leave` when several byte accesses, one of them Python's, must be made one by one."""
 
 OFFSET, WIDTH, VALUE = ir.Var("offset", ir.U32), ir.Var("width", ir.U32), ir.Var("value", ir.U64)
-
-
-@dataclass
-class Placed:
-    """A register at a byte offset of a window, as one element of its block array."""
-
-    reg: RegDef
-    place: Place
-    offset: int
-    name: str
-    where: str | None = None  # function: whether it is there
-    span: Span = NOWHERE  # where it is placed
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.reg.width
-
-
-@dataclass
-class Part:
-    """What one access touches of one register: bytes first..last of it."""
-
-    placed: Placed
-    first: int
-    last: int
-    shift: int  # bits from the access's low end
-
-
-@dataclass
-class Group:
-    """Registers that one piece of code serves: those of a block array, evenly spaced."""
-
-    members: list[Placed]
-    stride: int = 0
-
-    @property
-    def reg(self) -> RegDef:
-        return self.members[0].reg
-
-    @property
-    def first(self) -> int:
-        return self.members[0].offset
-
-    def takes(self, placed: Placed) -> bool:
-        """Add the register if it is the next element, at the same distance as the others."""
-        last, distance = self.members[-1], placed.offset - self.members[-1].offset
-        follows = placed.reg is self.reg and _number(placed.place) == _number(last.place) + 1
-        if not follows or self.stride not in (0, distance):
-            return False
-        self.members.append(placed)
-        self.stride = distance
-        return True
-
-    def offsets(self, byte: int = 0) -> tuple[int, ...]:
-        """Where byte `byte` of each member is."""
-        return tuple(member.offset + byte for member in self.members)
-
-    def _inside(self, offset: ir.Expr) -> ir.Expr:
-        known = ir.Narrow(offset, ir.Range(self.first, self.members[-1].end - 1))
-        return a.sub(known, ir.Const(self.first))
-
-    def place(self, offset: ir.Expr) -> Place:
-        """The indices of the member that an offset falls into."""
-        if not self.stride:
-            return self.members[0].place
-        index = a.binary("div", self._inside(offset), ir.Const(self.stride))
-        return (a.add(index, ir.Const(_number(self.members[0].place))),)
-
-    def within(self, offset: ir.Expr) -> ir.Expr:
-        """How far into its register an offset is, in bytes."""
-        if not self.stride:
-            return self._inside(offset)
-        remainder = a.binary("mod", self._inside(offset), ir.Const(self.stride))
-        return ir.Narrow(remainder, ir.Range(0, self.reg.width - 1))
-
-
-def _number(place: Place) -> int:
-    """The index of an element of a block array; far from any other if there is none."""
-    return place[0].value if len(place) == 1 and isinstance(place[0], ir.Const) else -(2**32)
-
-
-def grouped(registers: list[Placed]) -> list[Group]:
-    """The registers, ascending, with the elements of block arrays together."""
-    groups: list[Group] = []
-    latest: dict[str, Group] = {}
-    for placed in sorted(registers, key=lambda p: p.offset):
-        group = latest.get(placed.reg.function)
-        if group is None or not group.takes(placed):
-            groups.append(Group([placed]))
-            latest[placed.reg.function] = groups[-1]
-    return groups
-
-
-@dataclass
-class Layout:
-    """The registers of a window, and which of them an access covers."""
-
-    registers: list[Placed]
-    size: int
-    groups: list[Group] = field(init=False)
-    _ends: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.registers = sorted(self.registers, key=lambda p: p.offset)
-        self.groups = grouped(self.registers)
-        self._ends = [p.end for p in self.registers]
-
-    def parts(self, at: int, width: int) -> list[Part] | None:
-        """The registers an access covers, ascending; None if it is not a defined one."""
-        found = []
-        for placed in self.registers[bisect_right(self._ends, at) :]:
-            if placed.offset >= at + width:
-                break
-            first, last = max(at, placed.offset), min(at + width, placed.end)
-            part = Part(placed, first - placed.offset, last - placed.offset, 8 * (first - at))
-            if part.first % placed.reg.lanes or part.last % placed.reg.lanes:
-                return None
-            found.append(part)
-        whole = len(found) == 1 and found[0].last - found[0].first == width
-        if not whole and not all(p.placed.reg.explicit_lanes for p in found):
-            return None
-        return found
-
-    def straddling(self) -> Iterator[tuple[int, int, list[Part]]]:
-        """Every defined access (offset, width) that does not lie in one register, nor wholly in gaps."""
-        for at in range(self.size):
-            for width in WIDTHS[1:]:
-                parts = self.parts(at, width)
-                if parts and (len(parts) > 1 or parts[0].last - parts[0].first < width):
-                    yield at, width, parts
 
 
 class Decoder(ABC):
@@ -206,41 +74,52 @@ class Decoder(ABC):
     def build(self) -> None:
         """The window's function for this kind of access, and those that it calls."""
         if self.tree.split:
-            self._function("byte", [*self._wholes((1,)), *self._pieces(), *self.nothing(ir.Const(1))])
+            whole = self._wholes((1,), self.layout.groups)
+            self._function("byte", [*whole, *self._pieces(), *self.nothing(ir.Const(1))])
             self._function("rest", [*self._guards(), *self.bytewise()])
         else:
             parts = [*self._pieces(), *self._straddling(), *self.nothing(WIDTH)]
             self._function("rest", [*self._alignment(), *parts])
-        rest = ir.Call(f"{self.name}.{self.kind}.rest", tuple(ir.Var(*p) for p in self.parameters), ir.U64)
         widths = (1,) if self.tree.split else WIDTHS
-        end: list[ir.Stmt] = [ir.Return(rest)] if self.result else [ir.Do(rest)]
+        registers = self.layout.registers
+        polled, others = by_use(registers) if self.result else ([], registers)
+        body = [*self._wholes(widths, grouped(others)), *self._go_on("rest")]
+        if polled:
+            self._function("others", body, rare=False)
+            body = [*self._wholes(widths, grouped(polled)), *self._go_on("others")]
         self.unit.function(
             f"{self.name}_{self.kind}",
             self.parameters,
             self.result,
-            [self.settle, *self._wholes(widths), *end],
+            [self.settle, *body],
             self.tree.span.line,
             exported=True,
         )
 
-    def _function(self, name: str, body: list[ir.Stmt]) -> None:
-        full = f"{self.name}.{self.kind}.{name}"
-        self.unit.function(full, self.parameters, self.result, body, self.tree.span.line, rare=True)
+    def _go_on(self, name: str) -> list[ir.Stmt]:
+        """Leave the access to another function of this window."""
+        call = ir.Call(f"{self.name}.{self.kind}.{name}", tuple(ir.Var(*p) for p in self.parameters), ir.U64)
+        return [ir.Return(call)] if self.result else [ir.Do(call)]
 
-    def _wholes(self, widths: tuple[int, ...]) -> list[ir.Stmt]:
-        """Serve an access of a whole register; go on with any other."""
+    def _function(self, name: str, body: list[ir.Stmt], rare: bool = True) -> None:
+        full = f"{self.name}.{self.kind}.{name}"
+        line = self.tree.span.line
+        self.unit.function(full, self.parameters, self.result, body, line, rare=rare, apart=not rare)
+
+    def _wholes(self, widths: tuple[int, ...], groups: list[Group]) -> list[ir.Stmt]:
+        """Serve an access of one of these registers as a whole; go on with any other."""
         by_width: list[tuple[tuple[int, ...], ir.Block]] = []
         for width in widths:
             # the device's own registers before those of arrays: a few comparisons before a table
-            first, rest = (self._whole_cases(width, arrays) for arrays in (False, True))
-            body = tuple(ir.Switch(OFFSET, cases) for cases in (first, rest) if cases)
+            parts = ([g for g in groups if bool(g.stride) == arrays] for arrays in (False, True))
+            cases = (self._whole_cases(width, part) for part in parts)
+            body = tuple(ir.Switch(OFFSET, each) for each in cases if each)
             if body:
                 by_width.append(((width,), body))
         return [ir.Switch(WIDTH, tuple(by_width))] if by_width else []
 
-    def _whole_cases(self, width: int, arrays: bool) -> tuple[tuple[tuple[int, ...], ir.Block], ...]:
+    def _whole_cases(self, width: int, groups: list[Group]) -> tuple[tuple[tuple[int, ...], ir.Block], ...]:
         """For each place of a whole register, or of a hot one's lane, what serves it."""
-        groups = [group for group in self.layout.groups if bool(group.stride) == arrays]
         cases = [
             (group.offsets(), self.there(group.members[0], group.place(OFFSET), self.whole))
             for group in groups
@@ -414,14 +293,9 @@ class Reading(Decoder):
             return [], None
         kind = ir.Range(0, 2 ** (8 * reg.width) - 1)
         given = (*place, mask) if reg.masked_read else place
-        if not self.unit.touching.touches(function):
-            return [ir.Let(name, ir.Call(function, given, kind))], ir.Var(name, kind)
-        self.unit.note_reads()
-        noting = self.unit.touching.reading(function)
-        commit = ir.If(ir.Load(NOTED, (), ir.BOOL), (ir.Do(self.unit.call("commit")),))
-        return [ir.Store(NOTED, (), a.FALSE), ir.Let(name, ir.Call(noting, given, kind)), commit], ir.Var(
-            name, kind
-        )
+        if self.unit.touching.touches(function):
+            function = self.unit.touching.committing(function)
+        return [ir.Let(name, ir.Call(function, given, kind))], ir.Var(name, kind)
 
     def whole(self, reg: RegDef, place: Place) -> ir.Block:
         index = self.python(reg)

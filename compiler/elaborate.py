@@ -65,7 +65,7 @@ from .registers import Registers
 from .scope import Context, Scope
 from .settling import Settling
 from .statements import Statements
-from .touched import NOTED, Touching, reachable
+from .touched import Touching, reachable
 from .verify import verify
 from .windows import Windows
 
@@ -180,11 +180,6 @@ class Unit:
             upgrades, tuple(self.inputs),
         )  # fmt: skip
 
-    def note_reads(self) -> None:
-        """Have the slot in which reads note what they touched."""
-        if NOTED not in self.slots:
-            self.slot(self.scope, NOTED, TypeInfo(ir.BOOL, 1), kind="derived")
-
     # --- what the parts of the elaboration share -----------------------------------
 
     def function(
@@ -196,9 +191,10 @@ class Unit:
         line: int = 0,
         exported: bool = False,
         rare: bool = False,
+        apart: bool = False,
     ) -> None:
         assert name not in self.functions, name
-        self.functions[name] = ir.Function(name, parameters, result, tuple(body), exported, line, rare)
+        self.functions[name] = ir.Function(name, parameters, result, tuple(body), exported, line, rare, apart)
         effects = self.analysis.of(name)
         span = Span(line or 1, 1, line or 1, 2)
         if effects.depth > budget.MAX_CALLS:

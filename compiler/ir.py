@@ -329,7 +329,9 @@ class Function:
 
     `exported` functions have external linkage as `<device>_<name>`; the rest
     are internal. `rare`: no guest waits for it often, so a back end may prefer
-    small code to fast. No recursion: a callee stands before its callers.
+    small code to fast. `apart`: it is not to become part of its caller, which
+    does by itself what guests wait for. No recursion: a callee stands before
+    its callers.
     """
 
     name: str
@@ -339,6 +341,7 @@ class Function:
     exported: bool = False
     line: int = 0
     rare: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

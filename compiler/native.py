@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 from . import ir, native_image
 from . import native_ops as ops
+from .evaluation import COMPARISONS, bools, certain, immediate, plain
 from .metadata import Metadata
 from .native_ops import Writer, literal
 
 ATTRIBUTES = "mustprogress nofree norecurse nosync nounwind willreturn"
-COMPARISONS = ("eq", "ne", "lt", "le")
 EXACT = ("add", "sub", "mul", "shl")
 MODULO = {"addw": "add", "subw": "sub", "mulw": "mul"}
 DIVISIONS = {"div": "udiv", "mod": "urem"}
@@ -203,7 +203,7 @@ class Translator:
         if function.result is not None:
             result = _range_attribute(function, function.result) + _type(function, function.result)
         # Called from the access functions' cold paths, and large: never a part of them.
-        apart = "cold noinline " if self.unit.rare(function.name) else ""
+        apart = "cold noinline " if self.unit.rare(function.name) else "noinline " if function.apart else ""
         memory = "readwrite" if function.name in self.unit.writers else "read"
         return FunctionText(
             f'{result} @"{symbol(self.unit.module, function)}"({", ".join(params)})',
@@ -376,7 +376,7 @@ class Translator:
             case ir.Binary(op, left, right) if op in COMPARISONS:
                 a, b = self.value(left), self.value(right)
                 return ops.compare(self.w, op, a, b, left.type, right.type)
-            case ir.Binary("and" | "or" | "xor" as op, left, right) if _bools(left, right):
+            case ir.Binary("and" | "or" | "xor" as op, left, right) if bools(left, right):
                 a, b = self.test(left), self.test(right)
                 return self.w.op(f"{op} i1 {a}, {b}")
         return self.w.op(f"icmp ne i64 {self.value(expr)}, 0")
@@ -399,14 +399,16 @@ class Translator:
         return self.w.op(f"{op} i64 {a}, {b}")
 
     def _cond(self, expr: ir.Cond) -> str:
+        if plain(expr):
+            return self._logic(expr)
         test = self.test(expr.test)
-        if _immediate(expr.then) and _immediate(expr.orelse):
+        if immediate(expr.then) and immediate(expr.orelse):
             then, orelse = self.value(expr.then), self.value(expr.orelse)
             return self.w.op(f"select i1 {test}, i64 {then}, i64 {orelse}")
         labels = self.w.label(), self.w.label()
         end = self.w.label()
-        orelse_calls = set(_certain(expr.orelse))
-        for call in _certain(expr.then):
+        orelse_calls = set(certain(expr.orelse))
+        for call in certain(expr.then):
             if call in orelse_calls:
                 self._called(call)
         self.w.branch(test, *labels)
@@ -420,6 +422,15 @@ class Translator:
             self.w.jump(end)
         self.w.start(end)
         return self.w.op(f"phi i64 {', '.join(incoming)}")
+
+    def _logic(self, expr: ir.Cond) -> str:
+        """A condition of bits that are at hand: and, or; no branch to foretell."""
+        test, then, orelse = (self.value(part) for part in (expr.test, expr.then, expr.orelse))
+        if orelse == "0":
+            return self.w.op(f"and i64 {test}, {then}")
+        if then == "1":
+            return self.w.op(f"or i64 {test}, {orelse}")
+        return self.w.op(f"select i1 {self.w.op(f'icmp ne i64 {test}, 0')}, i64 {then}, i64 {orelse}")
 
     def _load(self, expr: ir.Load) -> str:
         slot = self.unit.slots[expr.slot]
@@ -466,26 +477,3 @@ class Translator:
             return "0"
         value = self.w.op(f"call {_type(callee, callee.result)} {target}")
         return self.w.op(f"zext i32 {value} to i64") if _type(callee, callee.result) == "i32" else value
-
-
-def _certain(expr: ir.Expr) -> Iterator[ir.Call]:
-    """The calls that are made whenever an expression is evaluated, and that depend on no other."""
-    match expr:
-        case ir.Call():
-            yield expr
-        case ir.Cond(test=test):
-            yield from _certain(test)
-        case ir.Binary(left=left, right=right):
-            yield from _certain(left)
-            yield from _certain(right)
-        case ir.Not(operand) | ir.Narrow(operand):
-            yield from _certain(operand)
-
-
-def _bools(*exprs: ir.Expr) -> bool:
-    return all(ir.BOOL.contains(expr.type) for expr in exprs)
-
-
-def _immediate(expr: ir.Expr) -> bool:
-    """Whether evaluating the expression needlessly costs nothing and is always defined."""
-    return isinstance(expr, ir.Const | ir.Var | ir.Now)

@@ -67,7 +67,8 @@ def _text(
     `dull`: those that are not optimised; they and their callers stay apart.
     """
     names = [name for name in unit.texts if name in defined]
-    apart = frozenset(name for name in names if unit.rare(name)) | declared | dull
+    apart = frozenset(name for name in names if unit.rare(name) or unit.functions[name].apart)
+    apart |= declared | dull
     inlining = Inlining(
         {name: unit.texts[name].body.count("\n") for name in names},
         {name: Counter(unit.calls.get(name, {})) for name in names},

@@ -1,30 +1,33 @@
 """Handlers that say whether they touched anything on which others depend.
 
-After a write, lines, counters, deadlines and observers must follow (`commit`),
+After an access, lines, counters, deadlines and observers must follow (`commit`),
 but not if the path taken stored nothing that they depend on: a counter latch
 command changes neither. `touching` makes a variant of a handler, and of the
-procedures it calls, whose result is just that; `reading` one of a handler that
-returns a value, which leaves the answer in a slot.
+procedures it calls, whose result is just that; `committing` one of a handler
+that returns a value, which commits by itself, its answer at hand, before it
+returns it.
 
 Non-goals: whether a store changed the value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from . import arithmetic as a
 from . import ir
 from .analysis import Analysis, expressions, nodes, walk
 
-SUFFIX = ".touches"
+SUFFIX, COMMITS = ".touches", ".commits"
 FLAG = ir.Var("it touched", ir.BOOL)  # no name of the language has a space
 CALLED = ir.Var("callee touched", ir.BOOL)
-_SET = ir.Let(FLAG.name, a.TRUE)
-NOTED = "touched by a read"
-"""The slot in which a read's variant leaves whether it touched anything."""
-_NOTE = ir.Store(NOTED, (), a.TRUE)
+_CLEAR, _SET = ir.Let(FLAG.name, a.FALSE), ir.Let(FLAG.name, a.TRUE)
+_COMMIT = ir.If(FLAG, (ir.Do(ir.Call("commit", (), ir.BOOL)),))
+
+Ending = Callable[[ir.Return], Iterator[ir.Stmt]]
+"""What stands for a return."""
 
 
 class Touching:
@@ -35,6 +38,7 @@ class Touching:
         self._functions = functions
         self._analysis = analysis
         self._watched = watched
+        self._numbers = itertools.count()
 
     def touches(self, name: str) -> bool:
         """Whether a function may store a slot that matters."""
@@ -45,68 +49,60 @@ class Touching:
         variant = name + SUFFIX
         if variant not in self._functions:
             plain = self._functions[name]
-            body = (ir.Let(FLAG.name, a.FALSE), *self._block(plain.body), ir.Return(FLAG))
+            body = (_CLEAR, *self._block(plain.body, _says), ir.Return(FLAG))
             self._functions[variant] = ir.Function(variant, plain.params, ir.BOOL, body, line=plain.line)
         return variant
 
-    def reading(self, name: str) -> str:
-        """The variant of a function with a result; it sets the slot NOTED where it touches."""
-        variant = name + SUFFIX
+    def committing(self, name: str) -> str:
+        """The variant of a function with a result that commits what it touched."""
+        variant = name + COMMITS
         if variant not in self._functions:
             plain = self._functions[name]
-            body = self._noting(plain.body)
-            self._functions[variant] = ir.Function(variant, plain.params, plain.result, body, line=plain.line)
+            here = any(self._touched_by(s) for s in walk(plain.body) if not isinstance(s, ir.Return))
+            begin, ending = ((_CLEAR,), self._answers) if here else ((), self._leaves)
+            body = (*begin, *self._block(plain.body, ending))
+            self._functions[variant] = replace(plain, name=variant, body=body)
         return variant
 
-    def _noting(self, block: ir.Block) -> ir.Block:
-        return tuple(after for statement in block for after in self._noted(statement))
+    def _answers(self, statement: ir.Return) -> Iterator[ir.Stmt]:
+        """The value is evaluated before what is touched is committed."""
+        for last in self._leaves(statement):
+            assert last.value is not None
+            answer = ir.Var(f"answer {next(self._numbers)}", last.value.type)
+            yield from (ir.Let(answer.name, last.value), _COMMIT, ir.Return(answer))
 
-    def _noted(self, statement: ir.Stmt) -> Iterator[ir.Stmt]:
-        match statement:
-            case ir.If(test, then, orelse):
-                yield ir.If(test, self._noting(then), self._noting(orelse))
-            case ir.Switch(value, cases, default):
-                arms = tuple((values, self._noting(body)) for values, body in cases)
-                yield ir.Switch(value, arms, self._noting(default))
-            case ir.Repeat(times, body):
-                yield ir.Repeat(times, self._noting(body))
-            case ir.Do(call) if self.touches(call.function) and self._functions[call.function].result is None:
-                yield ir.Let(CALLED.name, replace(call, function=self.touching(call.function), type=ir.BOOL))
-                yield ir.If(CALLED, (_NOTE,))
-            case ir.Return(ir.Call() as call) if self.touches(call.function):
-                yield ir.Return(replace(call, function=self.reading(call.function)))
-            case ir.Let(name, ir.Call() as call) if self.touches(call.function):
-                yield ir.Let(name, replace(call, function=self.reading(call.function)))
-            case ir.Store(slot=slot) if slot in self._watched:
-                yield statement
-                yield _NOTE
+    def _leaves(self, statement: ir.Return) -> Iterator[ir.Return]:
+        """The function whose result is returned commits by itself."""
+        match statement.value:
+            case ir.Call(function=function) as call if self.touches(function):
+                yield ir.Return(replace(call, function=self.committing(function)))
             case _:
-                if any(self.touches(f) for f in calls(statement)):
-                    yield _NOTE
                 yield statement
 
-    def _block(self, block: ir.Block) -> ir.Block:
-        return tuple(after for statement in block for after in self._statement(statement))
+    def _touched_by(self, statement: ir.Stmt) -> bool:
+        """Whether a statement itself, not one in it, may store a slot that matters."""
+        stored = isinstance(statement, ir.Store) and statement.slot in self._watched
+        return stored or any(self.touches(f) for f in calls(statement))
 
-    def _statement(self, statement: ir.Stmt) -> Iterator[ir.Stmt]:
+    def _block(self, block: ir.Block, ending: Ending) -> ir.Block:
+        return tuple(after for statement in block for after in self._statement(statement, ending))
+
+    def _statement(self, statement: ir.Stmt, ending: Ending) -> Iterator[ir.Stmt]:
         match statement:
             case ir.Return():
-                yield ir.Return(FLAG)
+                yield from ending(statement)
             case ir.If(test, then, orelse):
-                yield ir.If(test, self._block(then), self._block(orelse))
+                yield ir.If(test, self._block(then, ending), self._block(orelse, ending))
             case ir.Switch(value, cases, default):
-                arms = tuple((values, self._block(body)) for values, body in cases)
-                yield ir.Switch(value, arms, self._block(default))
+                arms = tuple((values, self._block(body, ending)) for values, body in cases)
+                yield ir.Switch(value, arms, self._block(default, ending))
             case ir.Repeat(times, body):
-                yield ir.Repeat(times, self._block(body))
+                yield ir.Repeat(times, self._block(body, ending))
             case ir.Do(call) if self.touches(call.function):
                 yield from self._call(call)
-            case ir.Store(slot=slot) if slot in self._watched:
-                yield statement
-                yield _SET
             case _:
                 yield statement
-                if any(self.touches(f) for f in calls(statement)):
+                if self._touched_by(statement):
                     yield _SET
 
     def _call(self, call: ir.Call) -> Iterator[ir.Stmt]:
@@ -116,6 +112,10 @@ class Touching:
             return
         yield ir.Let(CALLED.name, ir.Call(self.touching(call.function), call.args, ir.BOOL, call.now))
         yield ir.Let(FLAG.name, a.either(FLAG, CALLED))
+
+
+def _says(statement: ir.Return) -> Iterator[ir.Stmt]:
+    yield ir.Return(FLAG)
 
 
 def calls(statement: ir.Stmt) -> Iterator[str]:

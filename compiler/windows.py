@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from ..dsl import tree as t
 from ..dsl.diagnostics import Reject, Span
 from . import ir
-from .decode import Layout, Placed, gap_byte
+from .decode import gap_byte
 from .entities import ADDRESSES, InstanceDef, LocalDef, ParamDef, Ref, RegDef, Value, number_of
+from .placement import Layout, Placed
 from .scope import Context, Scope, spell
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from devc.compiler.driver import load
 
 from .ir_samples import ticker
 
-MODULES = {"ticker": ticker(), **{n: load(n).reference_module() for n in ("i8254", "acpi_pm")}}
+MODULES = {"ticker": ticker(), **{n: load(n).reference_module() for n in ("i8254", "acpi_pm", "mc146818")}}
 
 
 @pytest.fixture(params=MODULES)
@@ -79,6 +79,21 @@ def test_no_read_of_the_pit_or_the_pm_timer_makes_a_call_unless_it_settles() -> 
             called = set(re.findall(r'call .*?@"?([\w.]+)"?\(', body))
             called = {f for f in called if not f.startswith("llvm.")}
             assert called <= {f"{name}.settle_rarely", f"{name}.{region.name}.read.rest"}
+
+
+def test_what_guests_poll_of_the_rtc_is_found_without_a_table() -> None:
+    """The other registers and bytes are behind calls, and optimised none the less."""
+    module = MODULES["mc146818"]
+    parts = native_quick.build(module, jit.host().preserve_most)
+    optimised, _ = jit.optimise(parts.accesses, jit.host(), jit.QUICK, jit=True)
+    body = str(optimised.get_function("mc146818_io_read"))
+    switches = re.findall(r"switch i\d+ .*?\[(.*?)\]", body, re.DOTALL)
+    assert all(cases.count("label") < 4 for cases in switches)
+    called = set(re.findall(r'@"?([\w.]+)"?\(', body))
+    assert {"mc146818.cmos.read.others", "mc146818.io.read.others"} <= called
+    heads = [head for head in _defines(parts.accesses) if ".cmos.read.others" in head]
+    assert heads
+    assert not any("optnone" in head or "cold" in head for head in heads)
 
 
 def test_the_cache_keeps_both_parts(tmp_path: Path) -> None:

@@ -69,6 +69,71 @@ def test_a_handler_that(what: str) -> None:
     assert tuple(ask(0, v) for v in (0, 1, 2, 3, 12)) == EXPECTED[what]
 
 
+KEPT = Let("kept", ir.Load("seen", (), U64))
+ANSWERS: dict[str, tuple[ir.Stmt, ...]] = {
+    "answers what is stored": (Return(ir.Load("seen", (), U64)),),
+    "stores on one path": (KEPT, If(even(V), (Store("seen", (), V),)), Return(Var("kept", U64))),
+    "answers what it has stored": (Store("seen", (), V), Return(ir.Load("seen", (), U64))),
+    "returns what a reader returns": (Return(Call("reader", (V,), U64)),),
+    "stores, and returns what a reader returns": (
+        If(even(V), (Store("seen", (), Const(7)),)), Return(Call("reader", (V,), U64)),
+    ),
+    "reads with an effect on the way": (Let("r", Call("effect", (), U8)), Return(Const(3))),
+    "returns within a case": (
+        ir.Switch(V, (((1, 2), (Store("seen", (), V), Return(Const(5)))), ((3,), (Return(Const(6)),)))),
+        Return(Const(8)),
+    ),
+}  # fmt: skip
+COMMITTED = {
+    # for v = 0, 1, 2, 3, 12: the answer (`seen` was 40) and what `commit` saw, 99 if it did not run
+    "answers what is stored": ((40, 99),) * 5,
+    "stores on one path": ((40, 0), (40, 99), (40, 2), (40, 99), (40, 12)),
+    "answers what it has stored": ((0, 0), (1, 1), (2, 2), (3, 3), (12, 12)),
+    "returns what a reader returns": ((40, 99), (40, 99), (40, 99), (40, 99), (40, 12)),
+    "stores, and returns what a reader returns": (
+        (7, 7),
+        (40, 99),
+        (7, 7),
+        (40, 99),
+        (7, 1000),
+    ),  # twice, in the end
+    "reads with an effect on the way": ((3, 0),) * 5,
+    "returns within a case": ((8, 99), (5, 1), (5, 2), (6, 99), (8, 99)),
+}
+
+
+@pytest.mark.parametrize("what", ANSWERS)
+def test_a_read_that(what: str) -> None:
+    """Its answer is what it was before `commit`, which changes `seen`, and which runs if it was stored."""
+    large = If(Binary("lt", Const(9), V, BOOL), (Store("seen", (), V),))
+    seen = ir.Load("seen", (), U64)
+    commit = ir.Function("commit", (), None, (Store("other", (), seen), Store("seen", (), Const(1000))), True)
+    reader = ir.Function("reader", (("v", U8),), U64, (KEPT, large, Return(Var("kept", U64))))
+    read = ir.Function("read", (("v", U8),), U64, ANSWERS[what])
+    table = {"commit": commit, **functions(()), "reader": reader, "read": read}
+    name = Touching(table, Analysis(table), frozenset({"seen"})).committing("read")
+    module = bare(*table.values(), slots=(replace(SEEN, offset=40), replace(OTHER, offset=48)))
+    verify(module)
+    asked = replace(module, functions=tuple(replace(f, exported=True) for f in module.functions))
+    found = []
+    for v in (0, 1, 2, 3, 12):
+        state = bytearray(module.size)
+        for slot, value in (("seen", 40), ("other", 99)):
+            at = module.slot(slot).offset
+            state[at : at + 8] = value.to_bytes(8, sys.byteorder)
+        answer = reference(asked).bind(state)[name](0, v)
+        at = module.slot("other").offset
+        found.append((answer, int.from_bytes(state[at : at + 8], sys.byteorder)))
+    assert tuple(found) == COMMITTED[what]
+
+
+def test_register_c_commits_only_where_a_flag_was_set() -> None:
+    module = load("mc146818").reference_module()
+    names = {f.name for f in module.functions}
+    assert {"c.read.commits", "cmos.read.commits", "data.read.commits"} <= names
+    assert not any(slot.name.startswith("touched") for slot in module.slots)
+
+
 def test_what_nothing_exported_calls_is_left_out() -> None:
     table = functions(SAMPLES["calls it in a loop"])
     table["write"] = ir.Function("write", (("v", U8),), None, table["write"].body, exported=True)
