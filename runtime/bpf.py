@@ -38,10 +38,11 @@ SYSCALL, SLEEPABLE = 31, 1 << 4
 """The type of program that a test run gives a context of one's own; it must be loaded as one
 that may sleep."""
 
-LOG_NONE, LOG_STEPS, LOG_FIGURES = 0, 1, 4
-"""What the verifier says: nothing, what it did instruction by instruction, totals."""
+LOG_NONE, LOG_STEPS, LOG_ALL, LOG_FIGURES = 0, 1, 2, 4
+"""What the verifier says: nothing; each step, but of what it has found to be right nothing is
+left; each step and what it knew there; totals."""
 SMALL_LOG, LARGE_LOG = 1 << 16, 1 << 24
-"""Bytes; the second is the most that every kernel takes."""
+"""Bytes; the second is the most that every kernel takes. Of a longer log its end is kept."""
 
 NAME = 15
 """Characters of an object's name in the kernel."""
@@ -324,13 +325,13 @@ class Program(_Descriptor):
             attributes.line_info_rec_size, attributes.line_info_cnt = lines.size, lines.count
             attributes.func_info, attributes.line_info = _pointer(functions.data), _pointer(lines.data)
         try:
-            fd, log = _load(attributes, name, LOG_FIGURES, SMALL_LOG)
+            fd, log = _judged(attributes, name)
         except BpfError as error:
             if error.errno == errno.EPERM and not error.log:
                 raise
-            # With so much of a log that it is cut off, the kernel says ENOSPC for every other reason.
-            raise Rejected(error.errno or 0, error.what, _steps(attributes, name)) from None
-        return cls(fd, name, _steps(attributes, name) if steps else log)
+            said = _retold(attributes, name, LOG_STEPS)
+            raise Rejected(error.errno or 0, error.what, said) from None
+        return cls(fd, name, _retold(attributes, name, LOG_ALL) if steps else log)
 
     def run(self, context: ctypes.Structure) -> int:
         """Run it once with the context, which it may change; what it returned."""
@@ -371,10 +372,23 @@ def _load(attributes: _Load, name: str, level: int, size: int) -> tuple[int, str
         raise
 
 
-def _steps(attributes: _Load, name: str) -> str:
-    """The log of loading a program once more, step by step; its end if it is longer than kernels give."""
+def _judged(attributes: _Load, name: str) -> tuple[int, str]:
+    """The descriptor and the log of totals."""
     try:
-        fd, log = _load(attributes, name, LOG_FIGURES | LOG_STEPS, LARGE_LOG)
+        return _load(attributes, name, LOG_FIGURES, LARGE_LOG)
+    except BpfError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # Of a program that it accepts, too: the kernel says so if its log was ever longer than the room.
+        log = error.log
+    attributes.log_level = attributes.log_size = attributes.log_buf = LOG_NONE
+    return _call(PROG_LOAD, attributes, f"loading {name}"), log
+
+
+def _retold(attributes: _Load, name: str, level: int) -> str:
+    """The log of loading a program once more."""
+    try:
+        fd, log = _load(attributes, name, LOG_FIGURES | level, LARGE_LOG)
     except BpfError as error:
         return error.log
     os.close(fd)

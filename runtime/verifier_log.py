@@ -17,7 +17,7 @@ from .bpf_object import Linked, Place
 _STEP = re.compile(r"^(\d+): (\([0-9a-f]{2}\) .*?)(?:\s+;.*)?$")
 _WALK = re.compile(
     r"^(?:from \d+ to \d+|\d+: R\d|\d+: frame|frame\d|R\d+(_\w+)?=|;|mark_precise|func#|Validating"
-    r"|caller:|callee:)"
+    r"|caller:|callee:|Func#)"
 )
 """Lines that tell how the verifier went, not why it stopped."""
 _FIGURE = {
