@@ -71,7 +71,8 @@ def compile(
         str,
         typer.Option(
             metavar="KIND,...",
-            help="header, obj, lib (shared library), ll (LLVM IR), asm, wasm (wasm32 object), bpf.",
+            help="header, obj, lib (shared library), ll (LLVM IR), asm, wasm (wasm32 object), "
+            "bpf (eBPF object), bpf-kvm.",
         ),
     ] = "header,obj",
     cpu: Annotated[

@@ -47,10 +47,12 @@ def build(
     source: Source | None = None,
     unguarded: Collection[str] = (),
     more: Callable[[BpfUnit], str] = lambda unit: "",
+    programs: Callable[[BpfUnit], str] = bpf_programs.build,
 ) -> Built:
     """The object's LLVM IR. `source`: the device file, for lines. `unguarded`: see `BpfUnit`.
 
-    `more` gives the text of further programs and variables (bpf_programs.py's `program`, `record`).
+    `programs` gives the programs' text: bpf_programs.py's or bpf_kvm.py's; `more` that of further
+    programs and variables (by bpf_programs.py's `program`, `variable`, `record`).
     """
     initial = initial_state(module)
     module = bpf_loops.apart(module)
@@ -61,7 +63,7 @@ def build(
         unit.head(),
         bpf_programs.variables(module, debug, initial),
         *_functions(unit),
-        bpf_programs.build(unit),
+        programs(unit),
         more(unit),
     ]
     named = debug.close()

@@ -15,7 +15,7 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 
 from ..dsl.diagnostics import Source
-from . import back_end, bpf, ir
+from . import back_end, bpf, bpf_programs, ir
 from .bpf import Built
 from .bpf_functions import BpfUnit
 
@@ -47,9 +47,10 @@ def object_code(
     source: Source | None = None,
     unguarded: Collection[str] = (),
     more: Callable[[BpfUnit], str] = lambda unit: "",
+    programs: Callable[[BpfUnit], str] = bpf_programs.build,
 ) -> bytes:
-    """The device's eBPF object, as docs/bpf.md has it; `more` as for `bpf.build`. Raises `CompileError`."""
-    return compiled(bpf.build(module, source, unguarded, more), source)
+    """The device's eBPF object, as docs/bpf.md has it; arguments as `bpf.build`. Raises `CompileError`."""
+    return compiled(bpf.build(module, source, unguarded, more, programs), source)
 
 
 def compiled(built: Built, source: Source | None = None) -> bytes:

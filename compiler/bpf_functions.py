@@ -53,8 +53,10 @@ class BpfUnit(Unit):
         self.debug = debug
         self.unguarded = frozenset(unguarded)
         self.word = debug.integer(8)
-        taken = [f"{module.name}_{name}" for name in ("read", "write", "settle", "deadline", "batch")]
-        names = Names([*taken, "state", "calls", "about", "serve", "each", "open", "close", "count"])
+        programs = ["read", "write", "settle", "deadline", "batch"]
+        programs += [f"{region.name}_{kind}" for region in module.regions for kind in ("read", "write")]
+        taken = [f"{module.name}_{name}" for name in programs]
+        names = Names([*taken, "state", "calls", "clock", "about", "serve", "each", "open", "close", "count"])
         self.names: Mapping[str, str] = {f.name: names.give(f.name) for f in module.functions}
         """The linkage names: C identifiers, as BTF wants them."""
         self.heads: dict[str, str] = {}

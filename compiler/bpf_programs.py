@@ -40,6 +40,8 @@ CALL: Layout = (
     ("status", 4), ("pad", 4),
 )  # fmt: skip
 BATCH: Layout = (("first", 4), ("count", 4), ("done", 4), ("repeat", 4))
+LICENSE = b"Dual MIT/GPL\0"
+"""Of the object's code, to the kernel."""
 ABOUT: Layout = (("format", 4), ("size", 4), ("layout", 8), ("regions", 4), ("version", 4))
 CALL_SIZE = sum(size for _, size in CALL)
 
@@ -69,36 +71,26 @@ def record(debug: Debug, name: str, fields: Layout) -> Type:
 
 
 def variables(module: ir.Module, debug: Debug, content: bytes) -> str:
-    """The global variables; `content` is the state's."""
-    call = record(debug, "devc_call", CALL)
-    kinds = {
-        "state": debug.state(module),
-        "calls": debug.array(call, CALLS),
-        "about": record(debug, "devc_about", ABOUT),
-        "_license": debug.array(debug.integer(1, signed=True), len(LICENSE)),
-    }
-    notes = {name: debug.variable(name, kind) for name, kind in kinds.items()}
+    """What every object has: the state, with its initial `content`, `about`, the license."""
+    license = debug.array(debug.integer(1, signed=True), len(LICENSE))
     return "\n".join(
         [
-            f"@state = dso_local global {_bytes(content)}, section \".data\", align 8, !dbg {notes['state']}",
-            f"@calls = dso_local global [{CALLS * CALL_SIZE} x i8] zeroinitializer, "
-            f"section \".data.calls\", align 8, !dbg {notes['calls']}",
-            f"@about = dso_local constant {_bytes(about(module))}, section \".rodata\", align 8, "
-            f"!dbg {notes['about']}",
-            f"@_license = dso_local constant {_bytes(LICENSE)}, section \"license\", align 1, "
-            f"!dbg {notes['_license']}",
-            "@llvm.used = appending global [3 x ptr] [ptr @state, ptr @calls, ptr @about], "
-            'section "llvm.metadata"',
+            variable(debug, "state", debug.state(module), ".data", content),
+            variable(debug, "about", record(debug, "devc_about", ABOUT), ".rodata", about(module)),
+            variable(debug, "_license", license, "license", LICENSE),
         ]
-    )  # fmt: skip
+    )
 
 
-LICENSE = b"Dual MIT/GPL\0"
-
-
-def _bytes(content: bytes) -> str:
+def variable(debug: Debug, name: str, kind: Type, section: str, content: bytes = b"") -> str:
+    """A global variable, in a section that becomes a map; zero without `content`."""
     text = "".join(f"\\{byte:02X}" for byte in content)
-    return f'[{len(content)} x i8] c"{text}"'
+    sort = "global" if section.startswith(".data") else "constant"
+    value = f'c"{text}"' if content else "zeroinitializer"
+    return (
+        f'@{name} = dso_local {sort} [{kind.size} x i8] {value}, section "{section}", align 8, '
+        f"!dbg {debug.variable(name, kind)}"
+    )
 
 
 def build(unit: BpfUnit) -> str:
@@ -106,7 +98,7 @@ def build(unit: BpfUnit) -> str:
     debug, module = unit.debug, unit.module
     call = record(debug, "devc_call", CALL)
     batch = record(debug, "devc_batch", BATCH)
-    parts = [_serve(unit)]
+    parts = [variable(debug, "calls", debug.array(call, CALLS), ".data.calls"), serve(unit)]
     for name, what in PROGRAMS.items():
         body = f"  call void @serve(ptr %context, i32 {what})\n  ret i64 0"
         parts.append(program(debug, f"{module.name}_{name}", call, body))
@@ -133,7 +125,14 @@ def _lined(debug: Debug, node: str, body: str) -> str:
     return re.sub(r"^(  .*)$", rf"\1, !dbg {debug.location(0, node)}", body, flags=re.MULTILINE)
 
 
-def _serve(unit: BpfUnit) -> str:
+CALLERS_NOW = """\
+  %now.at = getelementptr inbounds i8, ptr %call, i64 $at_now
+  %now = load i64, ptr %now.at, align 8"""
+"""The instant as the caller gives it."""
+
+
+def serve(unit: BpfUnit, now: str = CALLERS_NOW) -> str:
+    """`serve(call, what)`, to become part of programs. `now`: what sets `%now`, under the lock."""
     module = unit.module
     handlers = any(python.kind == "handler" for python in module.pythons)
     offset_and_width = "i64 %offset, i64 %width"
@@ -147,6 +146,7 @@ def _serve(unit: BpfUnit) -> str:
         settle=unit.target("settle"),
         next=unit.target("next"),
         leaving="%leave" if handlers else "0",
+        now=Template(now).substitute(CONSTANTS),
     )
 
 
@@ -235,8 +235,7 @@ again:
   br i1 %more, label %try, label %end
 locked:
   call void asm sideeffect "", "~{memory}"()
-  %now.at = getelementptr inbounds i8, ptr %call, i64 $at_now
-  %now = load i64, ptr %now.at, align 8
+$now
   %value.at = getelementptr inbounds i8, ptr %call, i64 $at_value
   %given = load i64, ptr %value.at, align 8
   %offset.at = getelementptr inbounds i8, ptr %call, i64 $at_offset

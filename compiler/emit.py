@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..dsl.diagnostics import Source
-from . import bpf_compile, c_header, ir, jit, native, wasm
+from . import bpf_compile, bpf_kvm, bpf_programs, c_header, ir, jit, native, wasm
+from .bpf_functions import BpfUnit
 from .cache import write_atomically
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -69,9 +70,9 @@ class _Output:
         except wasm.CompileError as error:
             raise EmitError(str(error)) from None
 
-    def bpf(self) -> bytes:
+    def bpf(self, programs: Callable[[BpfUnit], str] = bpf_programs.build) -> bytes:
         try:
-            return bpf_compile.object_code(self.module, self.source)
+            return bpf_compile.object_code(self.module, self.source, programs=programs)
         except bpf_compile.CompileError as error:
             raise EmitError(str(error)) from None
 
@@ -87,6 +88,7 @@ KINDS: dict[str, tuple[str, Callable[[_Output], bytes]]] = {
     "asm": ("{}.s", _Output.assembly),
     "wasm": ("{}.wasm", _Output.wasm),
     "bpf": ("{}.bpf.o", _Output.bpf),
+    "bpf-kvm": ("{}.kvm.bpf.o", lambda output: output.bpf(bpf_kvm.build)),
 }
 """What can be emitted: the file's name and how its content is made."""
 

@@ -174,7 +174,9 @@ def test_only_what_was_asked_for_is_written(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(EmitError, match="cannot emit exe; choose from header, obj, lib, ll, asm, wasm, bpf"):
+    with pytest.raises(
+        EmitError, match="cannot emit exe; choose from header, obj, lib, ll, asm, wasm, bpf, bpf-kvm"
+    ):
         emit.emit(MODULE, {"exe", "obj"}, tmp_path)
 
 
