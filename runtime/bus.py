@@ -55,6 +55,8 @@ CLOCK_RUNNING = 1
 REGION_SPLIT = 1
 REGION_PYTHON = 2
 
+ROUTE_CALL, ROUTE_WIRE, ROUTE_MESSAGE = range(3)
+
 SPINS = 200
 """How often a thread looks at a lock that another holds before it lets others run."""
 
@@ -167,7 +169,8 @@ class LineEntry(ctypes.Structure):
     """One output line: what its sinks last saw of it, and its routes.
 
     `native` 0: Python delivers to its sinks. Else its sinks are `route_count`
-    routes from number `first` on.
+    routes from number `first` on. `address_at` and `data_at` are where a message's lie
+    in the state: 16 times the offset and the size in bytes; 0 for a line without.
     """
 
     _fields_ = [
@@ -178,6 +181,8 @@ class LineEntry(ctypes.Structure):
         ("native", c_uint32),
         ("first", c_uint32),
         ("route_count", c_uint32),
+        ("address_at", c_uint32),
+        ("data_at", c_uint32),
         ("pad", c_uint32),
     ]
     rises: int
@@ -187,13 +192,35 @@ class LineEntry(ctypes.Structure):
     native: int
     first: int
     route_count: int
+    address_at: int
+    data_at: int
 
 
 class LineRoute(ctypes.Structure):
-    """A native sink: `function(context, argument, level, now)`, or, if `function` is 0,
-    a wire to the Boolean byte at offset `argument` in the state of device `context`."""
+    """A native sink, by `kind`:
 
-    _fields_ = [("function", c_uint64), ("context", c_uint64), ("argument", c_uint64)]
+    ROUTE_CALL     function(context, argument, level, now) at each edge
+    ROUTE_WIRE     the input whose `InputEntry` is at `context`
+    ROUTE_MESSAGE  function(context, address, data) at each rise
+    """
+
+    _fields_ = [
+        ("function", c_uint64),
+        ("context", c_uint64),
+        ("argument", c_uint64),
+        ("kind", c_uint32),
+        ("pad", c_uint32),
+    ]
+
+
+class InputEntry(ctypes.Structure):
+    """An input of device number `device`: bit `place & 7` of the byte at `place >> 3` in its
+    state. `high`: how many of its sources are; under the device's lock."""
+
+    _fields_ = [("place", c_uint64), ("device", c_uint32), ("high", c_uint32)]
+    place: int
+    device: int
+    high: int
 
 
 class HandlerEntry(ctypes.Structure):
@@ -348,6 +375,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     LineTable,
     LineEntry,
     LineRoute,
+    InputEntry,
     HandlerEntry,
     Window,
     StateHeader,
@@ -379,6 +407,8 @@ CONSTANTS: dict[str, int] = {
     "NEVER": -1,
     "PORTS": PORTS,
     "SPINS": SPINS,
+    "ROUTE_CALL": ROUTE_CALL,
+    "ROUTE_WIRE": ROUTE_WIRE,
 }
 
 assert NEVER == U64_MAX, "dispatch.ll writes NEVER as -1"

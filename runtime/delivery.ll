@@ -305,10 +305,13 @@ define internal void @want_python(ptr %bus) {
   ret void
 }
 
+; A line's entry as @take_line took it, and the address and data of its message.
+%Taken = type { %LineEntry, i64, i64 }
+
 ; Deliver each line of a device that changed, once, lowest first.
 define internal void @deliver_lines(ptr %bus, ptr %queue, ptr %table, ptr %state, i64 %now) {
 entry:
-  %taken = alloca %LineEntry
+  %taken = alloca %Taken
   %count.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.count
   %count = load i32, ptr %count.p
   br label %loop
@@ -363,6 +366,16 @@ none:
 take:
   %copy = load %LineEntry, ptr %line
   store %LineEntry %copy, ptr %taken
+  %address.place.p = getelementptr %LineEntry, ptr %line, i32 0, i32 $LineEntry.address_at
+  %address.place = load i32, ptr %address.place.p
+  %address = call i64 @carried(ptr %state, i32 %address.place)
+  %address.p = getelementptr %Taken, ptr %taken, i32 0, i32 1
+  store i64 %address, ptr %address.p
+  %data.place.p = getelementptr %LineEntry, ptr %line, i32 0, i32 $LineEntry.data_at
+  %data.place = load i32, ptr %data.place.p
+  %data = call i64 @carried(ptr %state, i32 %data.place)
+  %data.p = getelementptr %Taken, ptr %taken, i32 0, i32 2
+  store i64 %data, ptr %data.p
   %present = call { i32, i32 } @line_now(ptr %table, ptr %state, i32 %index)
   %level = extractvalue { i32, i32 } %present, 0
   %rises = extractvalue { i32, i32 } %present, 1
@@ -403,6 +416,41 @@ take:
   ret i32 %index
 }
 
+; A carried value: %place is 16 times its offset in the state, and its size in bytes.
+define internal i64 @carried(ptr %state, i32 %place) {
+  %offset = lshr i32 %place, 4
+  %size = and i32 %place, 15
+  %value.p = getelementptr i8, ptr %state, i32 %offset
+  switch i32 %size, label %none [
+    i32 1, label %one
+    i32 2, label %two
+    i32 4, label %four
+    i32 8, label %eight
+  ]
+
+none:
+  ret i64 0
+
+one:
+  %value8 = load i8, ptr %value.p
+  %wide8 = zext i8 %value8 to i64
+  ret i64 %wide8
+
+two:
+  %value16 = load i16, ptr %value.p
+  %wide16 = zext i16 %value16 to i64
+  ret i64 %wide16
+
+four:
+  %value32 = load i32, ptr %value.p
+  %wide32 = zext i32 %value32 to i64
+  ret i64 %wide32
+
+eight:
+  %value64 = load i64, ptr %value.p
+  ret i64 %value64
+}
+
 ; Tell every route of a line that @take_line took of each of its edges.
 define internal void @deliver_edges(ptr %bus, ptr %queue, ptr %routes, ptr %taken, i64 %now) {
 entry:
@@ -436,20 +484,36 @@ tell:
   %number = add i32 %first, %index
   %route.p = getelementptr %LineRoute, ptr %routes, i32 %number
   %function = load ptr, ptr %route.p
+  %kind.p = getelementptr %LineRoute, ptr %routes, i32 %number, i32 $LineRoute.kind
+  %kind = load i32, ptr %kind.p
   %context.p = getelementptr %LineRoute, ptr %routes, i32 %number, i32 $LineRoute.context
   %argument.p = getelementptr %LineRoute, ptr %routes, i32 %number, i32 $LineRoute.argument
   %argument = load i64, ptr %argument.p
-  %is_wire = icmp eq ptr %function, null
-  br i1 %is_wire, label %wire, label %call
+  %context = load ptr, ptr %context.p
+  switch i32 %kind, label %message [
+    i32 $ROUTE_CALL, label %call
+    i32 $ROUTE_WIRE, label %wire
+  ]
 
 call:
-  %context = load ptr, ptr %context.p
   call void %function(ptr %context, i64 %argument, i32 %level, i64 %now)
   br label %told
 
 wire:
-  %target = load i32, ptr %context.p
-  call void @drive_input(ptr %bus, ptr %queue, i32 %target, i64 %argument, i32 %level, i64 %now)
+  call void @drive_input(ptr %bus, ptr %queue, ptr %context, i32 %level, i64 %now)
+  br label %told
+
+message:
+  %rises = icmp ne i32 %level, 0
+  br i1 %rises, label %send, label %told
+
+send:
+  %address.p = getelementptr %Taken, ptr %taken, i32 0, i32 1
+  %address = load i64, ptr %address.p
+  %data.p = getelementptr %Taken, ptr %taken, i32 0, i32 2
+  %data.wide = load i64, ptr %data.p
+  %data = trunc i64 %data.wide to i32
+  call void %function(ptr %context, i64 %address, i32 %data)
   br label %told
 
 told:
@@ -460,31 +524,30 @@ done:
   ret void
 }
 
-; Set an input of a device, a bit of its state: bit %place & 7 of the byte at %place >> 3.
-; Its own edges are delivered afterwards, by this thread or by one that is at it already.
-define internal void @drive_input(ptr %bus, ptr %queue, i32 %number, i64 %place, i32 %level, i64 %now) {
+; A source of an input has risen or fallen; the input follows if no other source is high.
+; The device's own edges are delivered afterwards, by this thread or by one that is at it.
+define internal void @drive_input(ptr %bus, ptr %queue, ptr %input, i32 %level, i64 %now) {
+  %number.p = getelementptr %InputEntry, ptr %input, i32 0, i32 $InputEntry.device
+  %number = load i32, ptr %number.p
   %device = call ptr @device(ptr %bus, i32 %number)
   %state = load ptr, ptr %device
-  %settle.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.settle
-  %settle_fn = load ptr, ptr %settle.p
-  %commit.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.commit
-  %commit_fn = load ptr, ptr %commit.p
-  %offset = lshr i64 %place, 3
-  %byte.p = getelementptr i8, ptr %state, i64 %offset
-  %place8 = trunc i64 %place to i8
-  %bit = and i8 %place8, 7
-  %mask = shl i8 1, %bit
-  %level8 = trunc i32 %level to i8
-  %placed = shl i8 %level8, %bit
-  %others.mask = xor i8 %mask, -1
   call void @hold(ptr %state)
+  %high.p = getelementptr %InputEntry, ptr %input, i32 0, i32 $InputEntry.high
+  %high = load i32, ptr %high.p
+  %twice = shl i32 %level, 1
+  %change = sub i32 %twice, 1
+  %high.after = add i32 %high, %change
+  store i32 %high.after, ptr %high.p
+  %follows = icmp eq i32 %high.after, %level
+  br i1 %follows, label %drive, label %stays
+
+stays:
+  call void @let_go(ptr %state)
+  ret void
+
+drive:
   %at = call i64 @arrival(ptr %state, i64 %now)
-  call void %settle_fn(ptr %state, i64 %at)
-  %old = load i8, ptr %byte.p
-  %others = and i8 %old, %others.mask
-  %new = or i8 %others, %placed
-  store i8 %new, ptr %byte.p
-  call void %commit_fn(ptr %state, i64 %at)
+  call void @set_input(ptr %device, ptr %state, ptr %input, i32 %level, i64 %at)
   %wants = call i32 @sort_attention(ptr %bus, i32 %number, ptr %state)
   call void @let_go(ptr %state)
   %for_python = and i32 %wants, $NOT_CLAIMED
@@ -507,12 +570,40 @@ done:
   ret void
 }
 
-; Python has called into device %number itself: deliver what is native of that.
-; What is left for Python.
+; Under the device's lock: all up to %now is accounted for, then the level is another.
+define internal void @set_input(ptr %device, ptr %state, ptr %input, i32 %level, i64 %now) {
+  %settle.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.settle
+  %settle = load ptr, ptr %settle.p
+  call void %settle(ptr %state, i64 %now)
+  %place = load i64, ptr %input
+  %offset = lshr i64 %place, 3
+  %byte.p = getelementptr i8, ptr %state, i64 %offset
+  %place8 = trunc i64 %place to i8
+  %bit = and i8 %place8, 7
+  %mask = shl i8 1, %bit
+  %others.mask = xor i8 %mask, -1
+  %level8 = trunc i32 %level to i8
+  %placed = shl i8 %level8, %bit
+  %old = load i8, ptr %byte.p
+  %others = and i8 %old, %others.mask
+  %new = or i8 %others, %placed
+  store i8 %new, ptr %byte.p
+  %commit.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.commit
+  %commit = load ptr, ptr %commit.p
+  call void %commit(ptr %state, i64 %now)
+  ret void
+}
+
+; Python has called into device %number itself, and its sinks know of its lines' edges:
+; deliver those of the other lines. What is left for Python.
 define i32 @devc_deliver(ptr %bus, i32 %number, i64 %now) {
   %device = call ptr @device(ptr %bus, i32 %number)
   %state = load ptr, ptr %device
   call void @hold(ptr %state)
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %with_lines = or i32 %attention, $ATTENTION_LINES
+  store i32 %with_lines, ptr %attention.p
   %left = call i32 @settle_attention(ptr %bus, i32 %number, ptr %state, i64 %now)
   ret i32 %left
 }

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..compiler import ir
+from .bus import LineEntry
+from .inputs import Wire, inputs_of
 from .instance import Instance, ParameterError
-from .lines import OutputLine
+from .lines import Edges, OutputLine
 from .policies import Coalescer
 from .python_tier import Access, Outcome, PythonTier
 from .statistics import GAP, Direction, Statistics
@@ -48,11 +52,39 @@ class Owner(Protocol):
         ...
 
 
+class Shared(Protocol):
+    """What a device whose state native code works on, too, needs of it (runtime/routing.py)."""
+
+    @property
+    def lock(self) -> AbstractContextManager[None]: ...
+
+    @property
+    def held(self) -> bool:
+        """Whether Python has the lock."""
+        ...
+
+    @property
+    def delivering(self) -> bool:
+        """Under the lock: whether a thread is delivering edges of the device."""
+        ...
+
+    def attended(self, deadline: bool, lines: bool, now: int) -> None:
+        """Python has taken the device's attention: its deadline may have moved, and lines that
+        native code delivers may have changed."""
+        ...
+
+
+_NOBODY_ELSE: AbstractContextManager[None] = nullcontext()
+_U32 = 2**32 - 1
+
+
 class Device:
     """An instance with its place on a machine. Made by `Machine.add`.
 
-    `feeds`: for each wire to another device, the line's bit, the device and the slot it drives.
-    `cycles`: its windows in no address space, by name: the machine's accesses, no guest's.
+    `wires`: those that begin at its lines. `cycles`: its windows in no address space, by
+    name: the machine's accesses, no guest's.
+
+    Where native code works on the same state, `shared` says how to get along with it.
     """
 
     def __init__(
@@ -70,11 +102,13 @@ class Device:
         self.module = type.module
         self.instance = instance
         self.owner = owner
+        self.entries = (LineEntry * max(len(self.module.lines), 1))()
         self.lines = [
-            OutputLine(name, line.name, bit, line.missed, line.minimum)
+            OutputLine(name, line.name, bit, line.missed, line.minimum, self.entries[bit])
             for bit, line in enumerate(self.module.lines)
             if line.name
         ]
+        self._find_messages()
         self.windows = [
             Window(f"{name}.{region.name}", region.space, region.size, RegionTarget(self, region))
             for region in self.module.regions
@@ -87,30 +121,79 @@ class Device:
         }
         self.stored = dict(stored)
         self.bases = dict(bases)
+        self.inputs = inputs_of(self)
         self.python: PythonTier | None = None
-        self.feeds: list[tuple[int, Device, str]] = []
+        self.wires: list[Wire] = []
+        self.shared: Shared | None = None
         self._coalescers: list[Coalescer] = []
         self._held_by: list[Coalescer] = []
         self._watch = 0
+        self._restarted = False
+
+    def _find_messages(self) -> None:
+        """Where the lines' messages lie in the state."""
+        for line in self.lines:
+            carried = {name: (slot, index) for name, slot, index in self.module.lines[line.bit].carries}
+            if {"address", "data"} <= carried.keys():
+                address, data = carried["address"], carried["data"]
+                line.entry.address_at, line.entry.data_at = (
+                    self._carried_at(*address),
+                    self._carried_at(*data),
+                )
+                line.carried = partial(self._message, address, data)
+
+    def _carried_at(self, name: str, index: tuple[int, ...]) -> int:
+        slot = self.module.slot(name)
+        offset = next(at for each, at in ir.elements(slot) if each == index)
+        return offset << 4 | slot.size
+
+    def _message(
+        self, address: tuple[str, tuple[int, ...]], data: tuple[str, tuple[int, ...]]
+    ) -> tuple[int, int]:
+        get = self.instance.get
+        with self.held():
+            return get(address[0], *address[1]), get(data[0], *data[1])
 
     def placements(self) -> Iterator[tuple[Window, int | str]]:
         """Each window with its fixed base or the name of the parameter that holds it."""
         bases = (region.base for region in self.module.regions if region.space != "host")
         return zip(self.windows, bases, strict=True)
 
+    def held(self) -> AbstractContextManager[None]:
+        """The lock of its state, for whoever reads or changes it while native code runs too.
+
+        May be taken again by who has it. The machine's lock comes first (docs/threads.md).
+        """
+        return _NOBODY_ELSE if self.shared is None else self.shared.lock
+
+    def arrive(self, now: int) -> int:
+        """Under the lock: the instant of an access that came at `now`. One that was overtaken on
+        its way takes place when the other did."""
+        return now if self.shared is None else max(now, self.instance.settled)
+
     def attend(self, now: int) -> bool:
         """Deliver line edges and tell observers, once; whether more has come up meanwhile."""
         instance = self.instance
-        attention, watch = instance.attention, self._watch
-        if attention & ir.ATTENTION_WATCH:
-            watch |= instance.watch
-            instance.watch = 0
-        instance.attention = 0
-        self._watch = 0
-        if attention & ir.ATTENTION_LINES:
-            self._update_lines(OutputLine.update, now)
+        edges: list[Edges] = []
+        with self.held():
+            attention, watch = instance.attention, self._watch
+            if attention & ir.ATTENTION_WATCH:
+                watch |= instance.watch
+                instance.watch = 0
+            instance.attention = 0
+            self._watch = 0
+            lines_due = attention & ir.ATTENTION_LINES or self._restarted
+            self._restarted = False
+            if lines_due:
+                edges = self._changed_lines(OutputLine.update)
+        for line in edges:
+            line.deliver(now)
+        if self.shared is not None:
+            self.shared.attended(bool(attention & ir.ATTENTION_DEADLINE), bool(lines_due), now)
         if watch and self.python is not None:
-            self.absorb(self.python.observe(watch, now), now)
+            with self.held():
+                now = self.arrive(now)
+                self.absorb(self.python.observe(watch, now), now)
         return bool(instance.attention or self._watch)
 
     def absorb(self, outcome: Outcome, now: int) -> None:
@@ -133,7 +216,7 @@ class Device:
         """After wiring: those of its own lines, and of lines that its lines lead to."""
         reached: list[Device] = [self]
         for device in reached:
-            reached += [fed for _, fed, _ in device.feeds if fed not in reached]
+            reached += [wire.input.device for wire in device.wires if wire.input.device not in reached]
         own, *others = ([line.coalescer for line in d.lines if line.coalescer] for d in reached)
         self._coalescers = own
         self._held_by = own + [coalescer for found in others for coalescer in found]
@@ -145,39 +228,57 @@ class Device:
 
     def settle(self, now: int) -> None:
         """Account for everything up to `now`; `attend` must follow."""
-        self.expect(now)
-        self.instance.settle(now)
+        with self.held():
+            now = self.arrive(now)
+            self.expect(now)
+            self.instance.settle(now)
 
-    def drive(self, slot: str, level: int, now: int) -> None:
-        """Set an input: a Boolean slot that a wire drives. `attend` must follow."""
-        self.settle(now)
-        self.instance.set(slot, level)
-        self.absorb(Outcome(wrote=True), now)
+    def still(self, now: int) -> bool:
+        """Under the lock: whether all that it did up to `now` has reached everybody."""
+        if self.shared is None:
+            return True
+        return not self.shared.delivering and not self.instance.attention and self.deadline > now
+
+    def change(self, slots: Mapping[str, int], now: int) -> None:
+        """Give slots other values from outside. `attend` must follow."""
+        with self.held():
+            self.settle(now)
+            for slot, value in slots.items():
+                self.instance.set(slot, value)
+            self.absorb(Outcome(wrote=True), self.arrive(now))
+
+    def drive(self, name: str, level: int, now: int) -> None:
+        """Set an input, whatever drives it. `attend` must follow."""
+        self.inputs[name].set(level, now)
 
     def align(self, now: int) -> bool:
-        """After a reset or a restore: give the inputs that its lines drive their levels;
+        """After a reset or a restore: give its inputs the levels of what drives them;
         whether one had another."""
-        moved = False
-        for bit, driven, slot in self.feeds:
-            level = self.instance.lines >> bit & 1
-            if driven.instance.get(slot) != level:
-                driven.drive(slot, level, now)
-                moved = True
-        return moved
+        moved = [given.align(now) for given in self.inputs.values() if given.driven]
+        return any(moved)
 
     def restart(self, now: int) -> None:
         """After a restore: line levels afresh, every observer told. `attend` must follow."""
-        self.instance.attention = 0
-        self.instance.watch = 0
-        self._update_lines(OutputLine.restart, now)
-        self._watch = self.python.observers if self.python is not None else 0
+        with self.held():
+            self.instance.attention = 0
+            self.instance.watch = 0
+            edges = self._changed_lines(OutputLine.restart)
+            self._watch = self.python.observers if self.python is not None else 0
+            self._restarted = True
+        for line in edges:
+            line.deliver(now)
 
-    def _update_lines(self, update: Callable[[OutputLine, int, int, int], None], now: int) -> None:
-        levels = self.instance.lines
+    def _changed_lines(self, take: Callable[[OutputLine, int, int], Edges]) -> list[Edges]:
+        """What lines that Python delivers did; those of native code only begin anew here."""
+        levels, edges = self.instance.lines, []
         for line, rises in zip(self.lines, self.instance.rises, strict=True):
             level = levels >> line.bit & 1
-            if rises != line.rises or level != line.level or line.coalescer is not None:
-                update(line, level, rises, now)
+            if line.entry.native:
+                if take is OutputLine.restart:
+                    line.entry.rises = (rises - (level > line.level)) & _U32
+            elif rises != line.rises or level != line.level or line.coalescer is not None:
+                edges.append(take(line, level, rises))
+        return edges
 
 
 class RegionTarget:
@@ -213,31 +314,35 @@ class RegionTarget:
             self._write(offset, width, value, now)
 
     def peek(self, offset: int, width: int, now: int) -> int:
-        return self.device.instance.peek(self.region.name, now, offset, width)
+        device = self.device
+        with device.held():
+            return device.instance.peek(self.region.name, device.arrive(now), offset, width)
 
     def _read(self, offset: int, width: int, now: int) -> int:
         device = self.device
-        device.expect(now)
-        value = device.instance.read(self.region.name, now, offset, width)
-        python = device.python
-        heavy = bool(device.instance.attention & ir.ATTENTION_LEAVE) and python is not None
-        if heavy and python is not None:
-            outcome = python.read(device.instance.leave, self._access(offset, width), now)
-            value = outcome.value
-            device.absorb(outcome, now)
-        self._finish(offset, "read", heavy, now)
+        with device.held():
+            now = device.arrive(now)
+            device.expect(now)
+            value = device.instance.read(self.region.name, now, offset, width)
+            python = device.python if device.instance.attention & ir.ATTENTION_LEAVE else None
+            if python is not None:
+                outcome = python.read(device.instance.leave, self._access(offset, width), now)
+                value = outcome.value
+                device.absorb(outcome, now)
+        self._finish(offset, "read", python is not None, now)
         return value
 
     def _write(self, offset: int, width: int, value: int, now: int) -> None:
         device = self.device
-        device.expect(now)
-        device.instance.write(self.region.name, now, offset, width, value)
-        python = device.python
-        heavy = bool(device.instance.attention & ir.ATTENTION_LEAVE) and python is not None
-        if heavy and python is not None:
-            access = self._access(offset, width, value)
-            device.absorb(python.write(device.instance.leave, access, now), now)
-        self._finish(offset, "write", heavy, now)
+        with device.held():
+            now = device.arrive(now)
+            device.expect(now)
+            device.instance.write(self.region.name, now, offset, width, value)
+            python = device.python if device.instance.attention & ir.ATTENTION_LEAVE else None
+            if python is not None:
+                access = self._access(offset, width, value)
+                device.absorb(python.write(device.instance.leave, access, now), now)
+        self._finish(offset, "write", python is not None, now)
 
     def _access(self, offset: int, width: int, value: int = 0) -> Access:
         return Access(self.region.name, self.register_at(offset), offset, width, value)

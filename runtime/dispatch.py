@@ -313,7 +313,10 @@ class Dispatcher:
         counted = self._entries[handle].counted
         a_lane = self._entries[handle].lane_size // ctypes.sizeof(Counters)
         lanes = [counters[i * a_lane : i * a_lane + counted] for i in range(self._lanes)]
-        return (Counters * counted)(*(_sum(rows) for rows in zip(*lanes, strict=True)))
+        total: ctypes.Array[Counters] = (Counters * counted)()
+        for number, rows in enumerate(zip(*lanes, strict=True)):
+            total[number] = _sum(rows)
+        return total
 
     def windows(self) -> list[tuple[str, int, int]]:
         """The MMIO regions' (name, base, size), by base."""
@@ -392,7 +395,7 @@ class Dispatcher:
         self.bus.wanting = 0
         for number in range(self.bus.device_count):
             state = self._devices[number].state
-            if state and self._devices[number].lines:
+            if state:
                 attention = StateHeader.from_address(state).attention
                 if attention:
                     asked = Access(now=now, device=number, attention=attention, outcome=Outcome.ATTENTION)
@@ -474,8 +477,7 @@ class Dispatcher:
 
 
 def _sum(rows: tuple[Counters, ...]) -> Counters:
-    names = [name for name, _ in Counters._fields_]
-    return Counters(*(sum(getattr(row, name) for row in rows) for name in names))
+    return Counters(*(sum(getattr(row, name) for row in rows) for name, *_ in Counters._fields_))
 
 
 _GetTime = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64))

@@ -198,6 +198,11 @@ class Instance(ABC):
         return self._head(_DEADLINE)
 
     @property
+    def settled(self) -> int:
+        """The instant (ns) up to which events and edges are accounted for."""
+        return self._head(_SETTLED)
+
+    @property
     def lines(self) -> int:
         """The level of line i in bit i, as of the last settle or write."""
         return self._head(_LINES)
@@ -234,7 +239,7 @@ class Instance(ABC):
         return int(self._codes[slot.name].unpack_from(self._memory, slot.offset)[0])
 
 
-_DEADLINE, _, _LINES, _ATTENTION, _LEAVE, _WATCH, _, _ = HEADER
+_DEADLINE, _SETTLED, _LINES, _ATTENTION, _LEAVE, _WATCH, _, _ = HEADER
 
 
 class ReferenceInstance(Instance):

@@ -10,13 +10,19 @@ Time is walked from deadline to deadline, so that each edge reaches its sinks at
 its own instant. Nothing that a guest does raises: any access of any width to any
 address is defined. What a host does wrong raises MachineError and changes nothing.
 
-Non-goals: vCPUs and exits (runtime/hosts/), threads: one thread at a time.
+Any thread may call it; one at a time is inside (`lock`), beside which native code
+may serve the same devices on other threads (docs/threads.md).
+
+Non-goals: vCPUs and exits (runtime/hosts/).
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,9 +30,11 @@ from typing import Literal
 from ..compiler import ir
 from ..compiler.upgrade import Upgrader
 from . import snapshot
+from .bus import PROPAGATION
 from .clock import LAST_INSTANT, Clock, SteppedClock
 from .device import Device, DeviceType, HostTarget, sort_params
 from .handler_file import PythonTierError
+from .inputs import InputLine, Wire
 from .instance import ImageError, Instance, NativeInstance, ParameterError, ReferenceInstance
 from .lines import OutputLine, Sink
 from .policies import Coalescing, Policy, PolicyError, choose
@@ -42,9 +50,8 @@ EVENTS_A_STEP = 100_000
 timers and a step may be a year, so beyond this the rest is jumped over: every device
 settles at the step's end, in constant time, and `statistics.events_jumped` counts it."""
 
-PROPAGATION = 10_000
-"""How many deliveries one access or event may set off through wires and observers that
-trigger each other; then the rest waits for the next one."""
+STILL_WITHIN = 2.0
+"""How many seconds a snapshot looks for an instant at which no thread is delivering edges."""
 
 
 class MachineError(ValueError):
@@ -71,7 +78,8 @@ class Machine:
 
     `clock` defaults to a `SteppedClock` at 0. `make` turns a device type into an
     instance. `failures` lists what Python handlers did wrong, once a kind;
-    `moved` holds functions to call with each window that changed its place.
+    `moved` holds functions to call with each window that changed its place, `wired`
+    those to call when lines were connected.
     """
 
     def __init__(
@@ -88,6 +96,8 @@ class Machine:
         self.statistics = Statistics()
         self.failures: list[HandlerFailure] = []
         self.moved: list[Callable[[Window], object]] = []
+        self.wired: list[Callable[[], object]] = []
+        self.lock = threading.RLock()
         self.coalescing = Coalescing()
         self._make = make
         self._events_a_step = events_a_step
@@ -217,33 +227,34 @@ class Machine:
         acknowledged: bool | None = None,
     ) -> None:
         """Connect an output line, "device.line", to a function called as (level, now ns)
-        at each edge, or to "device.slot", a Boolean state of another device.
-        A line that is high is delivered at once.
+        at each edge, or to "device.input" of another device; several on one input are
+        or-ed. A line that is high is delivered at once.
 
-        With any of the rest the function is an interrupt controller's: it sees ticks as
+        With any of the rest that is an interrupt controller's: it sees ticks as
         the policy `missed` has it, no closer than `minimum` ns, the device file's where
-        they are not given. It calls `line(...).acknowledge(now)` for each, unless
+        they are not given. Whoever knows calls `line(...).acknowledge(now)` for each, unless
         `acknowledged` is False, and `.mask(level, now)`; see docs/coalescing.md.
         """
         source = self.line(line)
         plain = missed is None and minimum is None and acknowledged is None
-        if isinstance(sink, str):
-            if not plain:
-                raise MachineError(f"{sink!r} takes every edge of {line}: give no policy for missed ticks")
-            driven = self._input(sink)
-            name, _, slot = sink.partition(".")
-            self._device(source.device).feeds.append((source.bit, self._device(name), slot))
-            source.connect(driven, self.now)
-        elif plain:
-            source.connect(sink, self.now)
-        else:
-            try:
-                policy = choose(source, missed, minimum, acknowledged)
-                self.statistics.ticks[line] = self.coalescing.connect(source, sink, policy, self.now)
-            except PolicyError as error:
-                raise MachineError(str(error)) from None
-        for device in self.devices.values():
-            device.find_coalescers()
+        with self.lock:
+            if isinstance(sink, str):
+                sink = self._wire_to(source, sink, not plain)
+            if plain:
+                source.connect(sink, self.now)
+            else:
+                try:
+                    policy = choose(source, missed, minimum, acknowledged)
+                    self.statistics.ticks[line] = self.coalescing.connect(source, sink, policy, self.now)
+                except PolicyError as error:
+                    raise MachineError(str(error)) from None
+            if isinstance(sink, Wire):
+                sink.input.wires.append(sink)
+                sink.source.wires.append(sink)
+            for device in self.devices.values():
+                device.find_coalescers()
+            for told in self.wired:
+                told()
 
     def line(self, path: str) -> OutputLine:
         """The output line "device.line"."""
@@ -255,22 +266,23 @@ class Machine:
         known = ", ".join(line.path for line in device.lines) or "none"
         raise MachineError(f"there is no line {path!r}; {device_name} has: {known}")
 
-    def _input(self, path: str) -> Sink:
-        device_name, _, slot_name = path.partition(".")
-        device = self._device(device_name)
-        inputs = [
-            slot.name
-            for slot in device.module.slots
-            if slot.type == ir.BOOL and not slot.dims and slot.kind == "state"
-        ]
-        if slot_name not in inputs:
+    def input(self, path: str) -> InputLine:
+        """The input "device.input"."""
+        device_name, _, name = path.partition(".")
+        inputs = self._device(device_name).inputs
+        if name not in inputs:
             raise MachineError(f"{path!r} cannot be driven; {device_name} has: {', '.join(inputs) or 'none'}")
+        return inputs[name]
 
-        def sink(level: int, now: int) -> None:
-            device.drive(slot_name, level, now)
-            self.attend(device, now)
+    def pull(self, driven: InputLine, driver: object, level: int) -> None:
+        """A driver of an input, any object that stands for it, is at `level` from now on."""
+        with self.lock:
+            now = self._arrive()
+            if driven.pull(driver, level, now):
+                self.attend(driven.device, now)
 
-        return sink
+    def _wire_to(self, line: OutputLine, path: str, policied: bool) -> Wire:
+        return Wire(line, self._device(line.device), self.input(path), policied)
 
     def _device(self, name: str) -> Device:
         if name not in self.devices:
@@ -282,34 +294,37 @@ class Machine:
 
     def read(self, space: Space, address: int, width: int) -> int:
         """A guest's read of `width` bytes; what nobody claims reads as all ones."""
-        now = self._arrive()
-        value = 0
-        for piece in self._pieces(space, address, width, "read"):
-            if piece.window is None:
-                part = (1 << 8 * piece.width) - 1
-            else:
-                part = piece.window.target.read(piece.offset, piece.width, now)
-            value |= part << 8 * piece.at
-        return value
+        with self.lock:
+            now = self._arrive()
+            value = 0
+            for piece in self._pieces(space, address, width, "read"):
+                if piece.window is None:
+                    part = (1 << 8 * piece.width) - 1
+                else:
+                    part = piece.window.target.read(piece.offset, piece.width, now)
+                value |= part << 8 * piece.at
+            return value
 
     def write(self, space: Space, address: int, width: int, value: int) -> None:
         """A guest's write; what nobody claims is ignored."""
-        now = self._arrive()
-        for piece in self._pieces(space, address, width, "write"):
-            if piece.window is not None:
-                part = value >> 8 * piece.at & (1 << 8 * piece.width) - 1
-                piece.window.target.write(piece.offset, piece.width, part, now)
+        with self.lock:
+            now = self._arrive()
+            for piece in self._pieces(space, address, width, "write"):
+                if piece.window is not None:
+                    part = value >> 8 * piece.at & (1 << 8 * piece.width) - 1
+                    piece.window.target.write(piece.offset, piece.width, part, now)
 
     def peek(self, space: Space, address: int, width: int) -> int:
         """What a read would return, with nothing changed; host windows show all ones."""
-        value = 0
-        for piece in self._map.pieces(space, address, _width(width)):
-            if piece.window is None:
-                part = (1 << 8 * piece.width) - 1
-            else:
-                part = piece.window.target.peek(piece.offset, piece.width, self.now)
-            value |= part << 8 * piece.at
-        return value
+        with self.lock:
+            value = 0
+            for piece in self._map.pieces(space, address, _width(width)):
+                if piece.window is None:
+                    part = (1 << 8 * piece.width) - 1
+                else:
+                    part = piece.window.target.peek(piece.offset, piece.width, self.now)
+                value |= part << 8 * piece.at
+            return value
 
     def _pieces(self, space: Space, address: int, width: int, direction: Direction) -> tuple[Piece, ...]:
         pieces = self._map.pieces(space, address, _width(width))
@@ -320,11 +335,19 @@ class Machine:
     def attend(self, device: Device, now: int) -> None:
         """Have a device's edges delivered and its observers told.
 
-        Deliveries never nest: what one sets off waits until it is over.
+        Deliveries never nest: what one sets off waits until it is over. Nor are there any
+        while a device's lock is held; who holds it attends afterwards.
         """
-        self._queue.append((device, now))
-        if self._attending:
-            return
+        with self.lock:
+            self._queue.append((device, now))
+            if not self._attending and not self._holding:
+                self._deliver()
+
+    @property
+    def _holding(self) -> bool:
+        return any(d.shared is not None and d.shared.held for d in self.devices.values())
+
+    def _deliver(self) -> None:
         self._attending = True
         try:
             for _ in range(PROPAGATION):
@@ -362,15 +385,17 @@ class Machine:
 
         For a stepped clock. An instant in the past changes nothing.
         """
-        instant = min(max(instant, self.now), LAST_INSTANT)
-        self._walk(instant)
-        self.clock.set(instant)
-        return instant
+        with self.lock:
+            instant = min(max(instant, self.now), LAST_INSTANT)
+            self._walk(instant)
+            self.clock.set(instant)
+            return instant
 
     def service(self) -> int:
         """Account for everything due by the clock's present instant; what `deadline` is then."""
-        self._arrive()
-        return self.deadline
+        with self.lock:
+            self._arrive()
+            return self.deadline
 
     def _arrive(self) -> int:
         """The instant of an access, everything before it accounted for."""
@@ -407,11 +432,13 @@ class Machine:
 
     def reset(self) -> None:
         """Power-on state for every device; time goes on, windows stay."""
-        now = self._arrive()
-        self.coalescing.reset(now)
-        for device in self.devices.values():
-            device.instance.reset(now)
-        self._restart(now)
+        with self.lock:
+            now = self._arrive()
+            self.coalescing.reset(now)
+            for device in self.devices.values():
+                with device.held():
+                    device.instance.reset(device.arrive(now))
+            self._restart(now)
 
     def _restart(self, now: int) -> None:
         """After a reset or a restore: no edge that a line tells on the way is another device's tick."""
@@ -432,21 +459,49 @@ class Machine:
     # --- saving and restoring ----------------------------------------------
 
     def save(self) -> bytes:
-        """A snapshot of every device and of the clock."""
-        now = self._arrive()
-        images = [
-            DeviceImage(d.name, d.module.name, tuple(d.bases.items()), d.instance.save(now))
-            for d in self.devices.values()
-        ]
-        return snapshot.pack(Snapshot(now, tuple(images), self.coalescing.save()))
+        """A snapshot of every device and of the clock, all as of one instant.
+
+        MachineError if native code on other threads leaves no such instant: pause it first.
+        """
+        with self.lock, self._still() as now:
+            images = [
+                DeviceImage(d.name, d.module.name, tuple(d.bases.items()), d.instance.save(now))
+                for d in self.devices.values()
+            ]
+            return snapshot.pack(Snapshot(now, tuple(images), self.coalescing.save()))
+
+    @contextmanager
+    def _still(self) -> Iterator[int]:
+        """Every device's lock, at an instant by which all has been delivered; that instant."""
+        devices = list(self.devices.values())
+        until = time.monotonic() + STILL_WITHIN
+        while time.monotonic() < until:
+            arrived = self._arrive()
+            for device in devices:
+                if device.instance.attention:
+                    self.attend(device, arrived)
+            with ExitStack() as locks:
+                for device in devices:
+                    locks.enter_context(device.held())
+                now = max([arrived, *(device.arrive(arrived) for device in devices)])
+                if all(device.still(now) for device in devices):
+                    yield now
+                    return
+            time.sleep(0)
+        raise MachineError("the devices never come to rest; pause the guest, then save")
 
     def restore(self, data: bytes) -> None:
         """Take over a snapshot of a machine built like this one.
 
         Raises SnapshotError, and changes nothing, unless all of it fits. Lines
-        that are not as their sinks last saw them are delivered.
+        that are not as their sinks last saw them are delivered. No native code may
+        be serving the devices meanwhile.
         """
         saved = snapshot.unpack(data)
+        with self.lock:
+            self._restore(saved)
+
+    def _restore(self, saved: Snapshot) -> None:
         self._check_devices(saved)
         for image in saved.devices:
             self._rehearse(self.devices[image.name], image, saved.now)
@@ -457,7 +512,9 @@ class Machine:
         self.clock.set(saved.now)
         self._settled = saved.now
         for image in saved.devices:
-            self.devices[image.name].instance.restore(saved.now, image.image)
+            device = self.devices[image.name]
+            with device.held():
+                device.instance.restore(saved.now, image.image)
         self._apply_bases(saved)
         self.coalescing.load(saved.lines, saved.now)
         self._restart(saved.now)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..compiler.ir import NEVER
 from .bus import CLOCK_FIXED, CLOCK_RUNNING, Access, Outcome
 from .clock import HostClock
-from .device import Device, RegionTarget
+from .device import RegionTarget
 from .dispatch import Dispatcher
 from .hosts import DEFAULT_MEMORY, Exit, Host, HostError, pick
 from .hosts.kvm import KvmHost
@@ -27,6 +27,7 @@ from .instance import NativeInstance
 from .machine import Machine
 from .policies import Policy
 from .posted import Posting
+from .routing import Routing
 from .windows import Space, Window
 
 if TYPE_CHECKING:
@@ -73,11 +74,9 @@ class Vmm:
         kind, self.why = pick("kvm" if special and host is None else host)
         self.dispatcher = Dispatcher(vcpus)
         self._handles: dict[int, Window] = {}
-        self._devices: dict[int, Device] = {}
         self._synchronise_clock()
         self._postponed = self.dispatcher.add_device(machine.coalescing.address, 0)
-        for device in machine.devices.values():
-            self._watch(device)
+        self.routing = Routing(machine, self.dispatcher)
         for window in machine.windows():
             self._map(window)
         self.dispatcher.attend = self._attend
@@ -101,20 +100,6 @@ class Vmm:
 
     # --- the address map ---------------------------------------------------------
 
-    def _watch(self, device: Device) -> None:
-        """Let the loop see the device's deadline, and settle it where compiled code can."""
-        instance, settle, commit, handlers = device.instance, 0, 0, None
-        if isinstance(instance, NativeInstance):
-            settle, commit = (instance.code.symbol(f"{device.module.name}_{f}") for f in ("settle", "commit"))
-            if device.python is not None and device.python.compiled is not None:
-                handlers = device.python.compiled.table
-        number = self.dispatcher.add_device(self._state(device), settle, commit, handlers)
-        self._devices[number] = device
-
-    @staticmethod
-    def _state(device: Device) -> int:
-        return device.instance.address
-
     def _map(self, window: Window) -> None:
         if window.base is None:
             return
@@ -123,7 +108,7 @@ class Vmm:
         if isinstance(target, RegionTarget):
             device, region = target.device, target.region
             split = region.split
-            state = self._state(device)
+            state = device.instance.address
             addresses = (0, 0, state)
             if isinstance(device.instance, NativeInstance):
                 symbol = device.instance.code.symbol
@@ -169,7 +154,7 @@ class Vmm:
         elif access.device == self._postponed:
             self.machine.coalescing.fire(access.now)
         else:
-            device = self._devices[access.device]
+            device = self.routing.devices[access.device]
             if access.outcome == Outcome.HEAVY:
                 device.settle(access.now)
             self.machine.attend(device, access.now)
@@ -178,7 +163,7 @@ class Vmm:
     def _hold_off(self) -> None:
         """No deadline wakes the host while the ticks it would bring are clamped."""
         if self.machine.coalescing.lines:
-            for number, device in self._devices.items():
+            for number, device in self.routing.devices.items():
                 self.dispatcher.hold_off(number, device.floor)
 
     # --- the outside --------------------------------------------------------------------
@@ -308,6 +293,7 @@ class Vmm:
         if self._moved in self.machine.moved:
             self.machine.moved.remove(self._moved)
         self.host.close()
+        self.routing.close()
 
     def __enter__(self) -> Vmm:
         return self
