@@ -18,7 +18,7 @@ from ..dsl.diagnostics import Reject, Span
 from . import arithmetic as a
 from . import ir, timing
 from .analysis import Replace, TooLarge
-from .entities import LineDef, Ref, WaveDef
+from .entities import LineDef, Ref, WaveDef, number_of
 from .loops import for_each, repeat
 from .scope import Context, Scope
 
@@ -129,7 +129,7 @@ class Lines:
 
     def drive(self, tree: t.Drive, scope: Scope) -> None:
         """Add a driver (E501 if time comes into it in any other way than one wave)."""
-        line, index = self.resolve(tree.line, scope)
+        line, index = self._driven(tree.line, scope)
         if line.bit >= LEVELS:
             raise Reject("E502", f"'{line.name}' carries messages, so it has pulses and no level", tree.span,
                          f"pulse {line.name}[...] in an event")  # fmt: skip
@@ -137,10 +137,36 @@ class Lines:
             raise Reject("E502", f"line '{line.name}' is driven already, in line {line.driver.span.line}",
                          tree.span, "one equation drives a line; join them with 'or'")  # fmt: skip
         line.driver = tree
-        value = self.unit.expr.truth(tree.value, Context(scope, scope.place))
-        function = f"{scope.prefix}drive.{next(self._numbers)}"
-        self.unit.function(function, scope.parameters, ir.BOOL, [ir.Return(value)])
-        drive = Drive(line, scope, index, function)
+        ctx = Context(scope, scope.place)
+        if index is not None:
+            self._drive(Drive(line, scope, index, ""), self.unit.expr.truth(tree.value, ctx), tree)
+            return
+        number = self.unit.expr.value(tree.value, ctx)
+        if number.width != line.size:
+            exact = number_of(number.width, "bit") if number.width else "no exact width"
+            raise Reject(
+                "E205",
+                f"'{line.name}' has {line.size} lines, and this has {exact}",
+                tree.value.span,
+                f"drive one of them, {line.name}[...], or all by a number of {line.size} bits",
+            )
+        for bit in range(line.size):
+            value = a.wrap(a.binary("shr", number.expr, ir.Const(bit)), 1)
+            self._drive(Drive(line, scope, ir.Const(bit), ""), value, tree)
+
+    def _driven(self, node: t.Expr, scope: Scope) -> tuple[LineDef, ir.Expr | None]:
+        """The line that is driven; without an index, a whole array: a number's bits are its levels."""
+        if isinstance(node, t.Name):
+            found = self.unit.refs.resolve(node, Context(scope, scope.place))
+            line = found.entity if isinstance(found, Ref) else None
+            if isinstance(line, LineDef) and line.count is not None:
+                return line, None
+        return self.resolve(node, scope)
+
+    def _drive(self, drive: Drive, value: ir.Expr, tree: t.Drive) -> None:
+        scope = drive.scope
+        drive.function = f"{scope.prefix}drive.{next(self._numbers)}"
+        self.unit.function(drive.function, scope.parameters, ir.BOOL, [ir.Return(value)])
         self._split(drive, value, tree)
         self.drives.append(drive)
 
