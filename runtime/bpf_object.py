@@ -360,7 +360,7 @@ class BpfObject:
         for at in range(0, len(lines.data), lines.size or 1):
             index, file, text, where = struct.unpack_from("<IIII", lines.data, at)
             yield Place(
-                index, self.types.string(file), where >> 10, where & 0x3FF, self.types.string(text).strip()
+                index, self.types.string(file), where >> 10, where & 0x3FF, self.types.string(text).rstrip()
             )
 
     def load(self) -> Loaded:

@@ -127,6 +127,18 @@ def test_every_call_is_the_native_twins(name: str, runs: str) -> None:
 
 
 @needs_bpf
+@pytest.mark.parametrize("name", NAMES)
+def test_every_register_of_the_four_devices_is_served_in_the_kernel(name: str) -> None:
+    with in_kernel(name) as device:
+        for number, region in enumerate(device.module.regions):
+            for register in region.registers:
+                for what, program in ((READ, device.programs[READ]), (WRITE, device.programs[WRITE])):
+                    call = Call(0, 0, register.offset, register.width, number, what)
+                    program.run(call)
+                    assert call.status == SERVED, f"{name}: {register.name}"
+
+
+@needs_bpf
 def test_parameters_and_the_instant_of_the_start_are_the_natives() -> None:
     with in_kernel("acpi_pm", 12345, wide=1) as device:
         assert bare(device) == bare(natively("acpi_pm", 12345, wide=1))
