@@ -74,9 +74,9 @@ class Posting:
             self._host.post(chosen, {h: ctypes.addressof(c) for h, c in self._counters.items()})
             self.zones = chosen
 
-    def counts(self, handle: int) -> Sequence[int]:
+    def counts(self, handle: int) -> ctypes.Array[ctypes.c_uint64] | tuple[int, ...]:
         """Posted writes so far by byte of a region; empty if there is nothing to post in it."""
-        return self._counters[handle] if handle in self._counters else ()
+        return self._counters.get(handle, ())
 
 
 def _zones(window: Window) -> Iterator[Zone]:

@@ -56,6 +56,19 @@ OFFSETS = [
     ("struct kvm_sregs", kvm_abi.Sregs, "cr0", "cr0"),
     ("struct kvm_sregs", kvm_abi.Sregs, "efer", "efer"),
     ("struct kvm_regs", kvm_abi.Regs, "rflags", "rflags"),
+    ("struct kvm_cpuid2", kvm_abi.Cpuid, "entries", "entries"),
+    ("struct kvm_cpuid_entry2", kvm_abi.CpuidEntry, "edx", "edx"),
+    ("struct kvm_enable_cap", kvm_abi.EnableCap, "args", "args"),
+    ("struct kvm_msi", kvm_abi.Msi, "data", "data"),
+    ("struct kvm_irq_routing", kvm_abi.Routing, "entries", "entries"),
+    ("struct kvm_irq_routing_entry", kvm_abi.RoutingEntry, "u", "where"),
+    ("struct kvm_coalesced_mmio_zone", kvm_abi.CoalescedZone, "pio", "pio"),
+    ("struct kvm_coalesced_mmio", kvm_abi.CoalescedWrite, "data", "data"),
+    ("struct kvm_coalesced_mmio_ring", kvm_abi.CoalescedRing, "coalesced_mmio", "writes"),
+    ("struct kvm_msrs", kvm_abi.Msrs, "entries", "entries"),
+    ("struct kvm_msr_list", kvm_abi.MsrList, "indices", "indices"),
+    ("struct kvm_irqchip", kvm_abi.Irqchip, "chip", "chip"),
+    ("struct kvm_clock_data", kvm_abi.ClockData, "flags", "flags"),
 ]
 REQUESTS = [
     "GET_API_VERSION",
@@ -71,11 +84,45 @@ REQUESTS = [
     "GET_SREGS",
     "SET_SREGS",
     "INTERRUPT",
+    "CHECK_EXTENSION",
+    "GET_SUPPORTED_CPUID",
+    "SET_CPUID2",
+    "CREATE_IRQCHIP",
+    "IRQ_LINE",
+    "SET_GSI_ROUTING",
+    "SIGNAL_MSI",
+    "ENABLE_CAP",
+    "REGISTER_COALESCED_MMIO",
+    "UNREGISTER_COALESCED_MMIO",
+    "GET_MSR_INDEX_LIST",
+    "GET_MSRS",
+    "SET_MSRS",
+    "GET_LAPIC",
+    "SET_LAPIC",
+    "GET_MP_STATE",
+    "SET_MP_STATE",
+    "GET_VCPU_EVENTS",
+    "SET_VCPU_EVENTS",
+    "GET_DEBUGREGS",
+    "SET_DEBUGREGS",
+    "GET_XSAVE",
+    "SET_XSAVE",
+    "GET_XCRS",
+    "SET_XCRS",
+    "GET_XSAVE2",
+    "GET_IRQCHIP",
+    "SET_IRQCHIP",
+    "GET_CLOCK",
+    "SET_CLOCK",
 ]
 SIZES = [
     ("struct kvm_regs", kvm_abi.Regs),
     ("struct kvm_sregs", kvm_abi.Sregs),
     ("struct kvm_userspace_memory_region", kvm_abi.MemoryRegion),
+    ("struct kvm_cpuid_entry2", kvm_abi.CpuidEntry),
+    ("struct kvm_irq_routing_entry", kvm_abi.RoutingEntry),
+    ("struct kvm_coalesced_mmio", kvm_abi.CoalescedWrite),
+    ("struct kvm_msr_entry", kvm_abi.MsrEntry),
 ]
 
 
@@ -90,6 +137,8 @@ def kernel_says(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
     wanted += [f"KVM_{name}" for name in REQUESTS]
     wanted += [f"sizeof({c})" for c, _ in SIZES]
     wanted += [f"KVM_EXIT_{item.name}" for item in kvm_abi.KernelExit]
+    wanted += [f"KVM_CAP_{item.name}" for item in kvm_abi.Capability]
+    wanted += [f"KVM_MP_STATE_{item.name}" for item in kvm_abi.MpState]
     lines = "".join(f'printf("%lu\\n", (unsigned long)({w}));\n' for w in wanted)
     folder = tmp_path_factory.mktemp("kvm_h")
     source = folder / "print.c"
@@ -105,6 +154,8 @@ def test_layouts_and_numbers_are_the_kernels(kernel_says: list[int]) -> None:
     ours += [getattr(kvm_abi, name) for name in REQUESTS]
     ours += [ctypes.sizeof(structure) for _, structure in SIZES]
     ours += [int(item) for item in kvm_abi.KernelExit]
+    ours += [int(item) for item in kvm_abi.Capability]
+    ours += [int(item) for item in kvm_abi.MpState]
     assert ours == kernel_says
 
 

@@ -16,11 +16,11 @@ from devc.runtime.hosts.start import RESET, Start
 from devc.runtime.machine import Machine
 from devc.runtime.vmm import Vmm
 
+from .kvm_guests import AP_CODE, COUNTS, DONE, MIB, PM_TIMER, RESULTS, SECOND, START_OTHERS, TICKS
+
 pytestmark = pytest.mark.skipif(kvm.available() is not None, reason=str(kvm.available()))
 
-CODE, RESULTS = 0x10000, 0x8000
-SECOND = 10**9
-MIB = 1 << 20
+CODE = 0x10000
 
 Made = Callable[..., Vmm]
 
@@ -156,61 +156,11 @@ def test_cpuid_shows_a_hypervisor_unless_it_is_hidden(make: Made, hidden: bool) 
 
 # --- interrupts -----------------------------------------------------------------------
 
-# The 8259 pair as a PC's BIOS sets it up: IRQ 0 to 7 at vectors 8 to 15; only IRQ 0 open.
-PIC = """
-    mov $0x11, %al
-    out %al, $0x20
-    out %al, $0xa0
-    mov $8, %al
-    out %al, $0x21
-    mov $0x70, %al
-    out %al, $0xa1
-    mov $4, %al
-    out %al, $0x21
-    mov $2, %al
-    out %al, $0xa1
-    mov $1, %al
-    out %al, $0x21
-    out %al, $0xa1
-    mov $0xfe, %al
-    out %al, $0x21
-    mov $0xff, %al
-    out %al, $0xa1
-"""
-# Channel 0 in mode 2, every 11932 clocks: 10 ms. Leaves after five ticks, halting between.
-TICKS = f"""
-    xor %ax, %ax
-    mov %ax, %ds
-    mov %ax, %ss
-    mov $0x7000, %sp
-    movw $tick, 4 * 8
-    movw %cs, 4 * 8 + 2
-    {PIC}
-    mov $0x34, %al
-    out %al, $0x43
-    mov $0x9c, %al
-    out %al, $0x40
-    mov $0x2e, %al
-    out %al, $0x40
-    sti
-1:  hlt
-    cmpw $5, {RESULTS}
-    jb 1b
-    out %al, $0xf4
-    cli
-    hlt
-tick:
-    incw {RESULTS}
-    mov $0x20, %al
-    out %al, $0x20
-    iret
-"""
-
 
 def test_our_pit_ticks_through_kvms_controllers(make: Made) -> None:
     vmm = make("i8254", memory=MIB, irqchip="kernel")
     vmm.irq("i8254.irq0", 0)
-    start(vmm, TICKS)
+    start(vmm, TICKS.format(ticks=5))
     before = vmm.machine.now
     run(vmm)
     assert vmm.host.read(RESULTS, 2) == b"\x05\x00"
@@ -219,16 +169,6 @@ def test_our_pit_ticks_through_kvms_controllers(make: Made) -> None:
 
 
 # --- several vCPUs ----------------------------------------------------------------------
-
-AP_CODE, DONE, COUNTS = 0x8000, 0x9000, 0x9010
-PM_TIMER = 0x608
-
-# Local APIC: enabled, INIT and then a start-up message (vector 8: 0x8000) to all others.
-START_OTHERS = """
-    movl $0x1ff, 0xfee000f0
-    movl $0x000c4500, 0xfee00300
-    movl $0x000c4608, 0xfee00300
-"""
 
 
 def start_two(vmm: Vmm, first: str, second: str) -> None:

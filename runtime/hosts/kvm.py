@@ -28,7 +28,7 @@ from ..bus import Access, Outcome
 from ..dispatch import Dispatcher, lane
 from ..posted import Zone
 from . import kvm_abi as abi
-from . import kvm_loop
+from . import kvm_loop, kvm_state
 from .host import DEFAULT_MEMORY, GRACE, PAGE, Exit, Host, HostError, Reason, Registers
 from .kvm_loop import Leave
 from .kvm_system import WAKE, create_timer, delete_timer, wake_thread
@@ -444,6 +444,29 @@ class KvmHost(Host):
         """A copy of a vCPU's registers."""
         self._require_open()
         return self.cpus[number].registers
+
+    # --- saving ---
+
+    def save_vcpu(self, number: int) -> dict[str, bytes]:
+        """All of a vCPU but memory, while the guest is paused or not running."""
+        self._require_open()
+        return kvm_state.save_vcpu(self.vm, self.cpus[number])
+
+    def restore_vcpu(self, number: int, parts: Mapping[str, bytes]) -> None:
+        """Take over what `save_vcpu` gave, after the devices and `restore_chip`. HostError says
+        what does not fit; the guest is of no use then."""
+        self._require_open()
+        kvm_state.restore_vcpu(self.vm, self.cpus[number], parts)
+
+    def save_chip(self) -> dict[str, bytes]:
+        """KVM's own devices: interrupt controllers and clock."""
+        self._require_open()
+        return kvm_state.save_chip(self.vm)
+
+    def restore_chip(self, parts: Mapping[str, bytes]) -> None:
+        """Take over what `save_chip` gave, as `restore_vcpu` does."""
+        self._require_open()
+        kvm_state.restore_chip(self.vm, parts)
 
     # --- statistics ---
 

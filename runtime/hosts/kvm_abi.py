@@ -254,6 +254,42 @@ class CoalescedRing(ctypes.Structure):
     _fields_ = [("first", c_uint32), ("last", c_uint32), ("writes", CoalescedWrite * 170)]
 
 
+class MsrEntry(ctypes.Structure):
+    """`struct kvm_msr_entry`."""
+
+    _fields_ = [("index", c_uint32), ("reserved", c_uint32), ("data", c_uint64)]
+
+
+MOST_MSRS = 1024
+
+
+class Msrs(ctypes.Structure):
+    """`struct kvm_msrs`, with room for more than KVM has."""
+
+    _fields_ = [("nmsrs", c_uint32), ("pad", c_uint32), ("entries", MsrEntry * MOST_MSRS)]
+
+
+class MsrList(ctypes.Structure):
+    """`struct kvm_msr_list`."""
+
+    _fields_ = [("nmsrs", c_uint32), ("indices", c_uint32 * MOST_MSRS)]
+
+
+class Irqchip(ctypes.Structure):
+    """`struct kvm_irqchip`: an 8259 or the I/O APIC."""
+
+    _fields_ = [("chip_id", c_uint32), ("pad", c_uint32), ("chip", c_uint64 * 64)]
+
+
+class ClockData(ctypes.Structure):
+    """`struct kvm_clock_data`: KVM's own clock, for guests that ask it for the time."""
+
+    _fields_ = [("clock", c_uint64), ("flags", c_uint32), ("pad0", c_uint32), ("more", c_uint64 * 4)]
+
+
+MP_STATE_SIZE, LAPIC_SIZE, EVENTS_SIZE, DEBUGREGS_SIZE, XCRS_SIZE, XSAVE_SIZE = 4, 1024, 64, 128, 392, 4096
+
+
 class MpState(IntEnum):
     """KVM_MP_STATE_ numbers."""
 
@@ -272,6 +308,7 @@ _TO_KERNEL, _FROM_KERNEL = 1, 2
 
 GET_API_VERSION = _ioctl(0x00)
 CREATE_VM = _ioctl(0x01)
+GET_MSR_INDEX_LIST = _ioctl(0x02, 4, _TO_KERNEL | _FROM_KERNEL)
 CHECK_EXTENSION = _ioctl(0x03)
 GET_VCPU_MMAP_SIZE = _ioctl(0x04)
 GET_SUPPORTED_CPUID = _ioctl(0x05, 8, _TO_KERNEL | _FROM_KERNEL)
@@ -281,6 +318,8 @@ SET_TSS_ADDR = _ioctl(0x47)
 SET_IDENTITY_MAP_ADDR = _ioctl(0x48, 8, _TO_KERNEL)
 CREATE_IRQCHIP = _ioctl(0x60)
 IRQ_LINE = _ioctl(0x61, ctypes.sizeof(IrqLevel), _TO_KERNEL)
+GET_IRQCHIP = _ioctl(0x62, ctypes.sizeof(Irqchip), _TO_KERNEL | _FROM_KERNEL)
+SET_IRQCHIP = _ioctl(0x63, ctypes.sizeof(Irqchip), _FROM_KERNEL)  # as the kernel has it
 REGISTER_COALESCED_MMIO = _ioctl(0x67, ctypes.sizeof(CoalescedZone), _TO_KERNEL)
 UNREGISTER_COALESCED_MMIO = _ioctl(0x68, ctypes.sizeof(CoalescedZone), _TO_KERNEL)
 SET_GSI_ROUTING = _ioctl(0x6A, 8, _TO_KERNEL)
@@ -290,8 +329,23 @@ SET_REGS = _ioctl(0x82, ctypes.sizeof(Regs), _TO_KERNEL)
 GET_SREGS = _ioctl(0x83, ctypes.sizeof(Sregs), _FROM_KERNEL)
 SET_SREGS = _ioctl(0x84, ctypes.sizeof(Sregs), _TO_KERNEL)
 INTERRUPT = _ioctl(0x86, 4, _TO_KERNEL)
+SET_CLOCK = _ioctl(0x7B, ctypes.sizeof(ClockData), _TO_KERNEL)
+GET_CLOCK = _ioctl(0x7C, ctypes.sizeof(ClockData), _FROM_KERNEL)
+GET_MSRS = _ioctl(0x88, 8, _TO_KERNEL | _FROM_KERNEL)
+SET_MSRS = _ioctl(0x89, 8, _TO_KERNEL)
+GET_LAPIC = _ioctl(0x8E, LAPIC_SIZE, _FROM_KERNEL)
+SET_LAPIC = _ioctl(0x8F, LAPIC_SIZE, _TO_KERNEL)
 SET_CPUID2 = _ioctl(0x90, 8, _TO_KERNEL)
-GET_MP_STATE = _ioctl(0x98, 4, _FROM_KERNEL)
-SET_MP_STATE = _ioctl(0x99, 4, _TO_KERNEL)
+GET_MP_STATE = _ioctl(0x98, MP_STATE_SIZE, _FROM_KERNEL)
+SET_MP_STATE = _ioctl(0x99, MP_STATE_SIZE, _TO_KERNEL)
+GET_VCPU_EVENTS = _ioctl(0x9F, EVENTS_SIZE, _FROM_KERNEL)
+SET_VCPU_EVENTS = _ioctl(0xA0, EVENTS_SIZE, _TO_KERNEL)
+GET_DEBUGREGS = _ioctl(0xA1, DEBUGREGS_SIZE, _FROM_KERNEL)
+SET_DEBUGREGS = _ioctl(0xA2, DEBUGREGS_SIZE, _TO_KERNEL)
 ENABLE_CAP = _ioctl(0xA3, ctypes.sizeof(EnableCap), _TO_KERNEL)
 SIGNAL_MSI = _ioctl(0xA5, ctypes.sizeof(Msi), _TO_KERNEL)
+GET_XSAVE = _ioctl(0xA4, XSAVE_SIZE, _FROM_KERNEL)
+SET_XSAVE = _ioctl(0xA5, XSAVE_SIZE, _TO_KERNEL)
+GET_XCRS = _ioctl(0xA6, XCRS_SIZE, _FROM_KERNEL)
+SET_XCRS = _ioctl(0xA7, XCRS_SIZE, _TO_KERNEL)
+GET_XSAVE2 = _ioctl(0xCF, XSAVE_SIZE, _FROM_KERNEL)
