@@ -100,7 +100,7 @@ def _functions(unit: BpfUnit) -> list[str]:
         {name: Counter(unit.calls.get(name, {})) for name in names},
         accesses=accesses,
         roots={"settle", "next"},
-        apart=[name for name in names if unit.rare(name)],
+        apart=[name for name in names if unit.rare(name) or unit.functions[name].apart],
         loops=[n for n in names if any(isinstance(s, ir.Repeat) for s in walk(unit.functions[n].body))],
         forced=[name for name in names if len(unit.functions[name].params) >= MOST_ARGUMENTS],
     )

@@ -249,7 +249,7 @@ class Events:
         else:
             name = f"edge.{len(self.edges)}"
             function = f"{scope.prefix}{name}"
-            self.unit.function(function, scope.parameters, kind.range, [ir.Return(condition)])
+            self.unit.function(function, scope.parameters, kind.range, [ir.Return(condition)], tree.span.line)
             was = self.unit.slot(scope, f"{name}.was", kind, kind="derived", span=tree.span)
             edge = Edge(function, was, scope, tree.span, kind.range, tree.bits is not None)
             self.edges.append(edge)

@@ -73,8 +73,8 @@ class Settling:
             shows = visible(self.unit, event)
             if shows is not None:
                 self._shows[event.due] = f"shows{number}.event"
-                parameters = event.scope.parameters
-                self.unit.function(self._shows[event.due], parameters, ir.BOOL, [ir.Return(shows)])
+                parameters, line = event.scope.parameters, event.span.line
+                self.unit.function(self._shows[event.due], parameters, ir.BOOL, [ir.Return(shows)], line)
         if self._shows:
             kind = TypeInfo(ir.U64)
             self.guard = self.unit.slot(self.unit.scope, "next due", kind, kind="derived", span=NOWHERE)
@@ -192,7 +192,8 @@ class Settling:
 
         out: list[ir.Stmt] = [statement for clock in self.clocks for statement in self._restart(clock)]
         for counter, on, scope, function, condition in self._conditional():
-            self.unit.function(function, scope.parameters, ir.BOOL, [ir.Return(condition)])
+            line = counter.span.line
+            self.unit.function(function, scope.parameters, ir.BOOL, [ir.Return(condition)], line)
             out += for_each(scope, counter.base, partial(one, counter, on, function))
         self.unit.function("rebase", (), None, out)
 

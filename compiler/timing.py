@@ -100,7 +100,8 @@ class Timing:
             value = a.cond(running, a.wrap(a.binary("addw", base, elapsed), counter.bits), base)
         else:
             value = a.wrap(a.binary("addw", base, elapsed), counter.bits)
-        self.unit.function(counter.function, scope.parameters, counter_range(counter), [ir.Return(value)])
+        kind, line = counter_range(counter), counter.span.line
+        self.unit.function(counter.function, scope.parameters, kind, [ir.Return(value)], line)
 
     def wave(self, wave: WaveDef) -> None:
         """Elaborate a wave at its first use."""
@@ -130,9 +131,8 @@ class Timing:
                 cases = tuple((values or (), b) for (values, _), b in zip(groups, bodies, strict=True))
                 body = (ir.Switch(subject.expr, cases[:-1], cases[-1][1]),)
             value = counter_value(wave.counter, scope.place)
-            self.unit.function(
-                f"{wave.function}.{name}", (*scope.parameters, *extra), kind, [ir.Let("t", value), *body]
-            )
+            parameters, body = (*scope.parameters, *extra), (ir.Let("t", value), *body)
+            self.unit.function(f"{wave.function}.{name}", parameters, kind, body, tree.span.line)
 
         later = ("later", counter_range(wave.counter))
         emit("level", ir.BOOL, "level")
@@ -163,7 +163,8 @@ class Timing:
             moves = a.both(ir.Load(counter.on, place, ir.BOOL), moves)
         left = ir.Call(f"{wave.function}.left", place, attribute_range("left", wave))
         edge = a.cond(moves, after(counter.clock, left), ir.Const(ir.NEVER))
-        self.unit.function(f"{wave.function}.edge", scope.parameters, edge.type, [ir.Return(edge)])
+        name, line = f"{wave.function}.edge", wave.span.line
+        self.unit.function(name, scope.parameters, edge.type, [ir.Return(edge)], line)
 
 
 class Shape:
