@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ..machine import Machine
 from .disk_image import SECTOR, DiskImage
+from .parts import bits, flag, octets
 from .pins import Pin, unconnected
 
 COMMAND_PORTS = 0x1F0
@@ -41,23 +42,23 @@ class Registers:
     """The task file. Each of `count`, `low`, `mid` and `high` keeps the byte that was
     written before as well, in bits 15:8, for 48-bit addresses (5.2)."""
 
-    features: int = 0
-    count: int = 1
-    low: int = 1
-    mid: int = 0
-    high: int = 0
-    device: int = 0
-    control: int = 0
-    status: int = _READY | _SEEK_DONE
-    error: int = 1  # diagnostic code: passed
-    multiple: int = 0
-    pending: bool = False  # INTRQ
-    buffer: bytearray = field(default_factory=bytearray)
-    position: int = 0
-    sector: int = 0  # where the transfer under way goes on
-    left: int = 0  # sectors of it that remain, those in the buffer among them
-    block: int = 1  # sectors between two interrupts
-    writing: bool = False
+    features: int = bits(16)
+    count: int = bits(16, 1)
+    low: int = bits(16, 1)
+    mid: int = bits(16)
+    high: int = bits(16)
+    device: int = bits(8)
+    control: int = bits(8)
+    status: int = bits(8, _READY | _SEEK_DONE)
+    error: int = bits(8, 1)  # diagnostic code: passed
+    multiple: int = bits(5)
+    pending: bool = flag()  # INTRQ
+    buffer: bytearray = field(default_factory=bytearray, metadata=octets(MOST_MULTIPLE * SECTOR))
+    position: int = bits(16)
+    sector: int = bits(48)  # where the transfer under way goes on
+    left: int = bits(17)  # sectors of it that remain, those in the buffer among them
+    block: int = bits(5, 1)  # sectors between two interrupts
+    writing: bool = flag()
 
 
 class AtaDisk:
@@ -78,6 +79,25 @@ class AtaDisk:
         """Power-on state."""
         self.registers = Registers()
         self._drive()
+
+    def refresh(self) -> None:
+        """The pin follows the registers."""
+        self._drive()
+
+    def misfit(self, registers: Registers) -> str:
+        """Why the transfer under way cannot be one of this disk."""
+        r = registers
+        sectors = self.disk.sectors if self.disk is not None else 0
+        if r.multiple > MOST_MULTIPLE or r.multiple & (r.multiple - 1) or not 1 <= r.block <= MOST_MULTIPLE:
+            return "it transfers blocks of a size that there is not"
+        if not r.status & _REQUEST:
+            return ""
+        if len(r.buffer) != min(r.block, r.left) * SECTOR or r.position >= len(r.buffer):
+            return "its buffer is not that of its transfer"
+        goes_on = r.writing or r.left > r.block
+        if goes_on and r.sector + r.left > sectors:
+            return f"its transfer leaves the disk, which has {sectors} sectors"
+        return ""
 
     # --- the ports -----------------------------------------------------------------
 

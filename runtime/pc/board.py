@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,7 +27,7 @@ from .ata import IRQ as ATA_IRQ
 from .ata import AtaDisk
 from .disk_image import DiskImage
 from .fw_cfg import FirmwareConfiguration, numbers
-from .pins import Pin
+from .parts import Part
 from .sleep import SleepControl
 from .uart import COM1_IRQ, Uart
 from .wiring import CONTROLLERS, wire
@@ -84,7 +85,21 @@ class Pc:
         self.disk = AtaDisk(disk)
         self._request: tuple[Request, int] | None = None
         self._stop: Callable[[], object] = lambda: None
-        self._test_pins: list[Pin] = []
+        self.tests = ports.TestInterrupts()
+        reset = partial(self._ask, "reset")
+        self.parts: dict[str, Part] = {
+            "serial": self.uart,
+            "disk": self.disk,
+            "control": ports.SystemControl(reset),
+            "pci": ports.EmptyPci(reset),
+            "tests": self.tests,
+            "fw_cfg": FirmwareConfiguration(numbers(memory, vcpus)),
+        }
+        """What the board remembers, by the names of a saved guest's parts."""
+        base = self._pm_base()
+        if base is not None:
+            off, sleep = partial(self._ask, "off"), partial(self._ask, "sleep")
+            self.parts["sleep"] = SleepControl(base + _CONTROL, off, sleep)
         self._claim(console)
         self._about = self._describe()
         if RTC in machine.devices:
@@ -94,19 +109,11 @@ class Pc:
 
     def _claim(self, console: Output | None) -> None:
         machine = self.machine
-        self.uart.claim(machine)
-        self.disk.claim(machine)
+        for part in self.parts.values():
+            part.claim(machine)
         for port in ports.CONSOLES:
             ports.console(machine, port, console or (lambda data: None))
         machine.claim("exit", "io", EXIT_PORT, EXIT_PORTS, write=self._exit)
-        ports.system_control(machine, lambda: self._ask("reset"))
-        ports.EmptyPci(lambda: self._ask("reset")).claim(machine)
-        ports.test_interrupts(machine, self._test_interrupt)
-        FirmwareConfiguration(numbers(self.memory, self.vcpus)).claim(machine)
-        base = self._pm_base()
-        if base is not None:
-            sleep = SleepControl(lambda: self._ask("off"), lambda: self._ask("sleep"))
-            sleep.claim(machine, base + _CONTROL)
 
     def _pm_base(self) -> int | None:
         device = self.machine.devices.get(PM_TIMER)
@@ -149,9 +156,6 @@ class Pc:
         if offset == 0:
             self._ask("exit", value)
 
-    def _test_interrupt(self, number: int) -> Pin:
-        return lambda level: self._test_pins[number](level) if self._test_pins else None
-
     # --- running ----------------------------------------------------------------------------
 
     def connect(self, vmm: Vmm, irqchip: str) -> None:
@@ -160,7 +164,7 @@ class Pc:
         wire(self.machine, controllers)
         self.uart.pin = controllers.pin(COM1_IRQ, "serial")
         self.disk.pin = controllers.pin(ATA_IRQ, "disk")
-        self._test_pins = [controllers.pin(number, "test") for number in range(ports.TEST_INPUTS)]
+        self.tests.pins = [controllers.pin(number, "test") for number in range(ports.TEST_INPUTS)]
         self._stop = vmm.stop
 
     def run(self, vmm: Vmm, guest: Guest, until: int = NEVER) -> Ending:

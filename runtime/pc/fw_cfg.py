@@ -7,8 +7,10 @@ Non-goals: files, DMA, writing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ..machine import Machine
+from .parts import bits
 
 PORT = 0x510
 SIGNATURE, IDENTITY, RAM_SIZE, VCPUS, MAX_VCPUS, DIRECTORY = 0x00, 0x01, 0x03, 0x05, 0x0F, 0x19
@@ -27,14 +29,27 @@ def numbers(memory: int, vcpus: int) -> dict[int, bytes]:
     }
 
 
+@dataclass
+class Registers:
+    """The item's key, and the byte of it that comes next."""
+
+    key: int = bits(16, 0xFFFF)
+    position: int = bits(32)
+
+
 class FirmwareConfiguration:
     """The selector, a word, and over its upper byte the data port: bytes one after
     the other, zeros at the end."""
 
     def __init__(self, items: Mapping[int, bytes]) -> None:
         self._items = items
-        self._selected = b""
-        self._position = 0
+        self.registers = Registers()
+
+    def refresh(self) -> None:
+        """Nothing follows from the registers."""
+
+    def misfit(self, registers: Registers) -> str:
+        return ""
 
     def claim(self, machine: Machine) -> None:
         machine.claim("fw_cfg", "io", PORT, 2, self.read, self.write)
@@ -44,8 +59,9 @@ class FirmwareConfiguration:
 
     def write(self, offset: int, width: int, value: int) -> None:
         if offset == 0 and width == 2:
-            self._selected, self._position = self._items.get(value, b""), 0
+            self.registers = Registers(value)
 
     def _next(self) -> int:
-        at, self._position = self._position, self._position + 1
-        return self._selected[at] if at < len(self._selected) else 0
+        item, at = self._items.get(self.registers.key, b""), self.registers.position
+        self.registers.position = min(at + 1, len(item))
+        return item[at] if at < len(item) else 0

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..machine import Machine
+from .parts import bits, flag, octets
 from .pins import Bytewise, Pin, unconnected
 
 COM1 = 0x3F8
@@ -48,17 +49,17 @@ QUEUE = 1 << 16
 
 @dataclass
 class Registers:
-    """What the chip holds, all but its FIFO."""
+    """What the chip holds."""
 
-    ier: int = 0
-    fcr: int = 0
-    lcr: int = 0
-    mcr: int = 0
-    scr: int = 0
-    divisor: int = 12  # 9600 baud from 1.8432 MHz
-    overrun: bool = False
-    empty_pending: bool = False  # the transmitter has become empty since IIR told so
-    received: list[int] = field(default_factory=list)
+    ier: int = bits(4)
+    fcr: int = bits(8)
+    lcr: int = bits(8)
+    mcr: int = bits(5)
+    scr: int = bits(8)
+    divisor: int = bits(16, 12)  # 9600 baud from 1.8432 MHz
+    overrun: bool = flag()
+    empty_pending: bool = flag()  # the transmitter has become empty since IIR told so
+    received: bytearray = field(default_factory=bytearray, metadata=octets(FIFO))
 
 
 class Uart:
@@ -80,6 +81,13 @@ class Uart:
         """Master reset (8.0, table I); characters outside go on waiting."""
         self.registers = Registers()
         self._update()
+
+    def refresh(self) -> None:
+        """The pin follows the registers."""
+        self._update()
+
+    def misfit(self, registers: Registers) -> str:
+        return ""
 
     def receive(self, data: bytes) -> None:
         """Characters arrive on SIN."""
