@@ -122,7 +122,8 @@ class Dispatcher:
     of the call that led to it, with the access completed as if unanswered.
 
     Any number of threads may run native code over these tables, each with its own
-    `Access`; `vcpus` says how many count accesses (docs/threads.md). `attend` is called,
+    `Access`; `vcpus` says how many count accesses (docs/threads.md). `kick` is called when a
+    deadline moved that no such thread may look at soon. `attend` is called,
     and the tables are changed, under `lock`.
     """
 
@@ -134,6 +135,7 @@ class Dispatcher:
         self._now_fn = _ASK(symbol("devc_now"))
         self._deliver_fn = _DELIVER(symbol("devc_deliver"))
         self.attend: Attend = lambda access: None
+        self.kick: Callable[[], None] = lambda: None
         self.lock = threading.RLock()
         self._lanes = lane(vcpus)
         self.bus = Bus()
@@ -211,6 +213,7 @@ class Dispatcher:
     def deadlines_moved(self) -> None:
         """Tell that a device's deadline was changed from outside an access."""
         self.bus.moved = 1
+        self.kick()
 
     def _device(self, state_addr: int) -> int:
         free = self.bus.device_count

@@ -24,6 +24,7 @@ from .hosts import DEFAULT_MEMORY, Exit, Host, HostError, pick
 from .hosts.kvm import KvmHost
 from .hosts.kvm_vm import Irqchip
 from .instance import NativeInstance
+from .lines import NativeSink
 from .machine import Machine
 from .policies import Policy
 from .posted import Posting
@@ -206,11 +207,7 @@ class Vmm:
         The rest is as for `interrupt`; KVM's controllers tell of no acknowledgement.
         """
         host = self.kvm
-        argument, call = host.source(gsi), host.line_call
-
-        def sink(level: int, now: int) -> None:
-            call(argument, level, now)
-
+        sink = NativeSink(host.line_function, host.vm_context, host.source(gsi), keep=host)
         if acknowledged is None and (missed is not None or minimum is not None):
             acknowledged = False
         self.machine.wire(line, sink, missed=missed, minimum=minimum, acknowledged=acknowledged)

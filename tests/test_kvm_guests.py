@@ -16,7 +16,7 @@ from devc.runtime.hosts.start import RESET, Start
 from devc.runtime.machine import Machine
 from devc.runtime.vmm import Vmm
 
-from .kvm_guests import AP_CODE, COUNTS, DONE, MIB, PM_TIMER, RESULTS, SECOND, START_OTHERS, TICKS
+from .kvm_guests import AP_CODE, COUNTS, DONE, MIB, PIC, PM_TIMER, RESULTS, SECOND, START_OTHERS, TICKS
 
 pytestmark = pytest.mark.skipif(kvm.available() is not None, reason=str(kvm.available()))
 
@@ -411,3 +411,40 @@ def test_more_posted_writes_than_the_ring_holds_are_all_served(make: Made) -> No
     assert index.posted + index.light + index.heavy == 1000
     assert index.posted > 900
     assert vmm.machine.devices["mc146818"].instance.get("index.sel") == 1
+
+
+def test_a_deadline_that_another_thread_brings_wakes_a_halted_guest_in_time(make: Made) -> None:
+    vmm = make("i8254", memory=MIB, irqchip="kernel")
+    vmm.irq("i8254.irq0", 0)
+    # Channel 0 one-shot: the guest sets the mode, we write the count while it sleeps.
+    text = f"""
+        xor %ax, %ax
+        mov %ax, %ds
+        mov %ax, %ss
+        mov $0x7000, %sp
+        movw $tick, 4 * 8
+        movw %cs, 4 * 8 + 2
+        {PIC}
+        mov $0x30, %al
+        out %al, $0x43
+        incb {DONE}
+        sti
+    1:  hlt
+        jmp 1b
+    tick:
+        out %al, $0xf4
+        iret"""
+    start(vmm, text)
+    ended: list[Exit] = []
+    thread = threading.Thread(target=lambda: ended.append(vmm.run(until=vmm.machine.now + 5 * SECOND)))
+    thread.start()
+    while vmm.host.read(DONE, 1) == b"\0":
+        time.sleep(0.001)
+    time.sleep(0.01)
+    with vmm.lock:
+        begin = vmm.machine.now
+        vmm.machine.write("io", 0x40, 1, 0x52)
+        vmm.machine.write("io", 0x40, 1, 0x00)  # 82 clocks: 69 us
+    thread.join()
+    assert ended[0].reason is Reason.STOPPED, str(ended[0])
+    assert ended[0].now - begin < 15_000_000

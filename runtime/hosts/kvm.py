@@ -133,6 +133,7 @@ class KvmHost(Host):
             self.cpus.append(cpu)
             cpu.block.bus, cpu.block.vm = self.dispatcher.address, self.vm_context
             cpu.block.access.lane = lane(number)
+        self.dispatcher.kick = self._look
 
     @property
     def vm(self) -> VirtualMachine:
@@ -259,6 +260,11 @@ class KvmHost(Host):
         """Have a vCPU's loop leave with STOPPED."""
         cpu.block.stop = kvm_loop.STOP_ASKED
         self._kick(cpu)
+
+    def _look(self) -> None:
+        """A thread of Python's moved a deadline: have the timer armed for it."""
+        if threading.get_native_id() not in [cpu.block.thread for cpu in self.cpus]:
+            self._kick(self.cpus[0])
 
     def _kick(self, cpu: VirtualCpu) -> None:
         """Get a vCPU out of the guest, if another thread has it there."""
