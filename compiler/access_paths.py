@@ -1,11 +1,11 @@
 """What one access does: the effects of the ways that it can take through its window's function.
 
-Offset and width are known, so the decode leads to the registers that are meant;
-what stands behind a decoder (a register's own function) counts with all that it
-may do. An access's first and last acts, settling what is due and letting lines
-and deadlines follow, are left out: they happen to any access.
+Offset and width are known, so the decode leads to the registers that are meant,
+and to their element where there is an array of them. An access's first and last
+acts, settling what is due and letting lines and deadlines follow, are left out:
+they happen to any access.
 
-Non-goals: precision within a handler, values written.
+Non-goals: values, whether written or stored.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from functools import partial
 
 from . import arithmetic as a
 from . import ir
-from .analysis import Analysis, Effects, walk
+from .analysis import walk
 
 AROUND = ("settle", "commit")
 """Functions that an access calls before and after what it is about."""
 
+Given = tuple[int | None, ...]
+"""Arguments or indices; None: any."""
+Element = tuple[str, Given]
+"""A slot and its indices."""
 Names = dict[str, int | None]
 ON, BREAK, RETURN = "on", "break", "return"
 
@@ -28,23 +32,31 @@ ON, BREAK, RETURN = "on", "break", "return"
 class Way:
     """What was met so far."""
 
-    reads: set[str] = field(default_factory=set)
-    writes: set[str] = field(default_factory=set)
+    reads: set[Element] = field(default_factory=set)
+    writes: set[Element] = field(default_factory=set)
     time: bool = False
 
-    def add(self, effects: Effects | Way) -> None:
-        self.reads |= effects.reads
-        self.writes |= effects.writes
-        self.time |= effects.time
+    def add(self, other: Way) -> None:
+        self.reads |= other.reads
+        self.writes |= other.writes
+        self.time |= other.time
+
+    @property
+    def slots_read(self) -> set[str]:
+        return {slot for slot, _ in self.reads}
+
+    @property
+    def slots_written(self) -> set[str]:
+        return {slot for slot, _ in self.writes}
 
 
 class Paths:
     """Accesses of one module."""
 
-    def __init__(self, functions: dict[str, ir.Function]) -> None:
-        self.functions = functions
-        self.analysis = Analysis(functions)
+    def __init__(self, module: ir.Module) -> None:
+        self.functions = {function.name: function for function in module.functions}
         self._cases: dict[int, dict[int, ir.Block]] = {}
+        self._known: dict[tuple[str, Given], Way] = {}
 
     def read(self, region: str, offset: int, width: int) -> Way:
         """What a read does but for settling and committing."""
@@ -55,9 +67,18 @@ class Paths:
         return self._access(region, "write", {"offset": offset, "width": width, "value": None})
 
     def _access(self, region: str, kind: str, names: Names) -> Way:
-        walker = _Walker(self, f"{region}.{kind}.")
+        walker = _Walker(self)
         walker.block(self.functions[f"{region}_{kind}"].body, names)
         return walker.way
+
+    def call(self, name: str, given: Given) -> Way:
+        """What a call with these arguments does."""
+        if (name, given) not in self._known:
+            walker = _Walker(self)
+            function = self.functions[name]
+            walker.block(function.body, dict(zip((p for p, _ in function.params), given, strict=True)))
+            self._known[name, given] = walker.way
+        return self._known[name, given]
 
     def case(self, switch: ir.Switch, value: int) -> ir.Block:
         """The body for a value. The functions are held, so a switch is known by where it is."""
@@ -67,10 +88,10 @@ class Paths:
 
 
 class _Walker:
-    """Goes the ways of one access. `decoders`: the prefix of the functions that are entered."""
+    """Goes the ways through one function."""
 
-    def __init__(self, paths: Paths, decoders: str) -> None:
-        self.paths, self.decoders = paths, decoders
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
         self.way = Way()
 
     # --- statements: each gives the ways that it may go on -------------------------------
@@ -89,9 +110,8 @@ class _Walker:
             case ir.Let(name, value):
                 names[name] = self._value(value, names)
             case ir.Store(slot, index, value):
-                for expr in (*index, value):
-                    self._value(expr, names)
-                self.way.writes.add(slot)
+                self.way.writes.add((slot, tuple(self._value(part, names) for part in index)))
+                self._value(value, names)
             case ir.If(test, then, orelse):
                 return self._if(test, then, orelse, names)
             case ir.Switch(value, cases, default):
@@ -161,9 +181,7 @@ class _Walker:
             case ir.Now():
                 self.way.time = True
             case ir.Load(slot, index):
-                for part in index:
-                    go(part)
-                self.way.reads.add(slot)
+                self.way.reads.add((slot, tuple(go(part) for part in index)))
             case ir.Binary(op, left, right):
                 first, second = go(left), go(right)
                 if first is None or second is None or (op in ("div", "mod") and not second):
@@ -190,13 +208,8 @@ class _Walker:
         return None
 
     def _call(self, call: ir.Call, names: Names) -> None:
-        given = [self._value(part, names) for part in call.args]
+        given = tuple(self._value(part, names) for part in call.args)
         if call.now is not None:
             self._value(call.now, names)
-        if call.function in AROUND:
-            return
-        if call.function.startswith(self.decoders):
-            function = self.paths.functions[call.function]
-            self.block(function.body, dict(zip((name for name, _ in function.params), given, strict=True)))
-        else:
-            self.way.add(self.paths.analysis.of(call.function))
+        if call.function not in AROUND:
+            self.way.add(self.paths.call(call.function, given))

@@ -23,9 +23,10 @@ from functools import cached_property
 from typing import TypeVar
 
 from . import ir
-from .access_paths import Paths
-from .analysis import Analysis, nodes, walk
+from .access_paths import Element, Paths
+from .analysis import Analysis, Effects, nodes, walk
 
+KINDS = ("read", "write")
 GUARDS = ("next due", "deadline")
 """Slots that an access compares with Now before anything else; the first that a device has is its own."""
 
@@ -94,7 +95,7 @@ def traffic(module: ir.Module) -> Traffic:
     facts = Facts(module)
     posted: dict[tuple[str, int, tuple[int, ...]], list[int]] = {}
     quiet: dict[tuple[str, int, tuple[tuple[int, int], ...]], list[int]] = {}
-    for region in module.regions:
+    for region in (r for r in module.regions if r.space != "host"):
         for offset, width in accesses(region):
             lines = facts.posted(region, offset, width)
             if lines is not None:
@@ -128,7 +129,7 @@ class Facts:
 
     def __post_init__(self) -> None:
         self.functions = {function.name: function for function in self.module.functions}
-        self.paths = Paths(self.functions)
+        self.paths = Paths(self.module)
 
     @property
     def guard(self) -> int:
@@ -140,9 +141,11 @@ class Facts:
     def posted(self, region: ir.Region, offset: int, width: int) -> tuple[int, ...] | None:
         """The lines that a write may change; None if it may not wait."""
         done = self.paths.write(region.name, offset, width)
-        if done.time or done.writes & self._others_use or done.reads & self._others_write:
+        if not done.writes:
+            return ()
+        if done.time or done.slots_written & self._others_use or done.slots_read & self._others_write:
             return None
-        return tuple(number for number, slots in enumerate(self._lines) if slots & done.writes)
+        return tuple(number for number, line in enumerate(self._lines) if _meet(done.writes, line))
 
     @cached_property
     def _meanwhile(self) -> Analysis:
@@ -150,42 +153,48 @@ class Facts:
         unread = ir.Function("levels", (), ir.U32, (ir.Return(ir.Const(0)),))
         return Analysis({**self.functions, "levels": unread})
 
+    @property
+    def _alone(self) -> list[Effects]:
+        """What happens by itself, or is done by the machine around the device, and not by a guest."""
+        host = [f"{r.name}_{kind}" for r in self.module.regions if r.space == "host" for kind in KINDS]
+        return [self._meanwhile.of(name) for name in ("settle", "commit", "next", *host)]
+
     @cached_property
     def _others_use(self) -> frozenset[str]:
-        """What is read or written by itself meanwhile, or by Python."""
-        alone = [self._meanwhile.of(name) for name in ("settle", "commit", "next")]
+        """What is read or written meanwhile."""
         python = {slot for part in self.module.pythons for _, slot, _ in (*part.reads, *part.writes)}
-        return frozenset().union(python, *(done.reads | done.writes for done in alone))
+        return self._inputs.union(python, *(done.reads | done.writes for done in self._alone))
 
     @cached_property
     def _others_write(self) -> frozenset[str]:
-        """What an event, Python or a wire may write meanwhile."""
-        alone = [self._meanwhile.of(name).writes for name in ("settle", "commit")]
+        """What is written meanwhile."""
         python = {slot for part in self.module.pythons for _, slot, _ in part.writes}
-        return frozenset().union(python, self._inputs, *alone)
+        return self._inputs.union(python, *(done.writes for done in self._alone))
 
     @cached_property
     def _inputs(self) -> frozenset[str]:
-        """Slots that a wire may drive: single bits that no function but `reset` stores."""
+        """Slots that a wire may drive: the inputs, and single bits that nothing but `reset` stores."""
         stored = {s for f in self.functions.values() if f.name != "reset" for s in _stored(f)}
-        return frozenset(
-            slot.name
-            for slot in self.module.slots
-            if slot.kind == "state" and slot.type == ir.BOOL and not slot.dims and slot.name not in stored
-        )
+        bits = (s for s in self.module.slots if s.kind == "state" and s.type == ir.BOOL and not s.dims)
+        unstored = {slot.name for slot in bits if slot.name not in stored}
+        return frozenset(unstored | {given.slot for given in self.module.inputs})
 
     @cached_property
-    def _lines(self) -> list[frozenset[str]]:
-        """For each line, the slots on which its level depends, and those of its message."""
+    def _lines(self) -> list[set[Element]]:
+        """For each line, the slots on which its level depends, and the elements that its message is of."""
         analysis = Analysis(self.functions)
-        found = [{slot for _, slot, _ in line.carries} for line in self.module.lines]
+        ranks = {slot.name: len(slot.dims) for slot in self.module.slots}
+        found: list[set[Element]] = [
+            {(slot, index) for _, slot, index in line.carries} for line in self.module.lines
+        ]
         for statement in walk(self.functions["levels"].body):
             if isinstance(statement, ir.Let):
-                for call, bits in _driven(statement.value):
+                for part, bits in _driven(statement.value):
+                    depends = {(s, (None,) * ranks[s]) for s in analysis.of_expr(part).reads}
                     for bit in bits:
                         if bit < len(found):
-                            found[bit] |= analysis.of_expr(call).reads
-        return [frozenset(slots) for slots in found]
+                            found[bit] |= depends
+        return found
 
     # --- quiet reads -----------------------------------------------------------------
 
@@ -194,22 +203,19 @@ class Facts:
         done = self.paths.read(region.name, offset, width)
         if done.writes:
             return None
-        reads = done.reads - self._fixed
-        return joined((slot.offset, extent(slot)) for slot in self.module.slots if slot.name in reads)
+        return joined(span(self._changing[s], index) for s, index in done.reads if s in self._changing)
 
     @cached_property
-    def _fixed(self) -> frozenset[str]:
-        """Slots that only power-on, a reset or a restore set."""
-        entries = [f"{r.name}_{kind}" for r in self.module.regions for kind in ("read", "write")]
+    def _changing(self) -> dict[str, ir.Slot]:
+        """The slots but those that only power-on, a reset or a restore set."""
+        entries = [f"{r.name}_{kind}" for r in self.module.regions for kind in KINDS]
         analysis = Analysis(self.functions)
         changed = set(self._inputs) | self._others_write
         for name in (*entries, "settle", "commit"):
             changed |= analysis.of(name).writes
-        return frozenset(
-            slot.name
-            for slot in self.module.slots
-            if slot.kind == "param" or (slot.kind != "header" and slot.name not in changed)
-        )
+        return {
+            slot.name: slot for slot in self.module.slots if slot.kind == "header" or slot.name in changed
+        }
 
 
 def _stored(function: ir.Function) -> set[str]:
@@ -230,9 +236,23 @@ def _driven(expr: ir.Expr) -> Iterator[tuple[ir.Expr, range]]:
             yield expr, range(expr.type.hi.bit_length())
 
 
-def extent(slot: ir.Slot) -> int:
-    """Bytes from a slot's first element to the end of its last."""
-    return slot.size + sum((count - 1) * stride for count, stride in slot.dims)
+def _meet(some: set[Element], others: set[Element]) -> bool:
+    """Whether an element may be in both."""
+    return any(
+        slot == other and all(None in pair or pair[0] == pair[1] for pair in zip(index, at, strict=True))
+        for slot, index in some
+        for other, at in others
+    )
+
+
+def span(slot: ir.Slot, index: tuple[int | None, ...]) -> tuple[int, int]:
+    """The byte offset and the bytes of an element, or of those that it may be."""
+    offset: int = slot.offset
+    size: int = slot.size
+    for at, (count, stride) in zip(index, slot.dims, strict=True):
+        offset += stride * (at or 0)
+        size += stride * (count - 1) * (at is None)
+    return offset, size
 
 
 def joined(spans: Iterator[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

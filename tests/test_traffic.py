@@ -44,6 +44,12 @@ def lines(device: str, found: Posted | None) -> list[str] | None:
     return None if found is None else [module.lines[line].name for line in found.lines]
 
 
+def bytes_of(found: Quiet | None) -> int:
+    """How many bytes of state a quiet read depends on."""
+    assert found is not None
+    return sum(size for _, size in found.state)
+
+
 # --- what is said of the shipped devices -----------------------------------------------
 
 
@@ -73,10 +79,8 @@ def test_no_write_that_moves_the_hpet_s_deadlines_may_wait(offset: int, name: st
 
 
 def test_the_hpet_s_message_addresses_may_wait_where_nobody_takes_messages() -> None:
-    found = lines("hpet", known("hpet").posted_at("mmio", 0x110, 8))
-    assert found is not None
-    assert all(name.startswith("msi[") for name in found)
-    assert "msi[0]" in found
+    for timer in (0, 5, 31):
+        assert lines("hpet", known("hpet").posted_at("mmio", 0x110 + 32 * timer, 8)) == [f"msi[{timer}]"]
 
 
 def test_the_pm_timer_is_a_function_of_the_instant_alone() -> None:
@@ -86,9 +90,18 @@ def test_the_pm_timer_is_a_function_of_the_instant_alone() -> None:
 
 
 def test_the_hpet_s_main_counter_is_quiet_and_depends_on_few_bytes() -> None:
-    found = known("hpet").quiet_at("mmio", 0xF0, 8)
-    assert found is not None
-    assert 0 < sum(size for _, size in found.state) < 64
+    assert 0 < bytes_of(known("hpet").quiet_at("mmio", 0xF0, 8)) < 64
+
+
+def test_a_comparator_depends_on_its_own_timer_only() -> None:
+    slots = {slot.name: slot for slot in kind("hpet").reference_module().slots}
+    target = slots["timer.target"]
+    for timer in (0, 7, 31):
+        found = known("hpet").quiet_at("mmio", 0x108 + 32 * timer, 8)
+        assert found is not None
+        assert bytes_of(found) < 64
+        at = target.offset + timer * target.dims[0][1]
+        assert any(start <= at and at + 8 <= start + size for start, size in found.state)
 
 
 def test_a_read_that_clears_or_flips_is_not_quiet() -> None:
@@ -96,8 +109,8 @@ def test_a_read_that_clears_or_flips_is_not_quiet() -> None:
     assert known("i8254").quiet_at("pit", 0, 1) is None, "low byte, high byte"
 
 
-def test_the_port_with_the_refresh_toggle_is_quiet() -> None:
-    assert known("i8254").quiet_at("b", 0, 1) is not None
+def test_the_port_with_the_refresh_toggle_is_quiet_and_depends_on_one_channel() -> None:
+    assert 0 < bytes_of(known("i8254").quiet_at("b", 0, 1)) < 48
 
 
 # --- what is said holds ------------------------------------------------------------------
@@ -242,6 +255,23 @@ def test_a_write_that_stores_a_driven_input_may_not_wait() -> None:
     text = (
         "    input pin\n    state seen: bool\n"
         "    io at base size 1:\n        reg x @0 u8 = 1 if seen else 0:\n            write v: seen = pin\n"
+        "    drive out = false\n"
+    )
+    assert posted(text) is None
+
+
+def test_what_the_machine_reads_through_a_window_of_its_own_may_not_wait() -> None:
+    text = (
+        "    io at base size 1:\n        reg x @0 u8 rw\n"
+        "    host ack size 1:\n        reg y @0 u8 = x\n    drive out = false\n"
+    )
+    assert posted(text) is None
+
+
+def test_an_array_of_inputs_that_is_stored_to_as_well_may_not_wait() -> None:
+    text = (
+        "    input pins[4]\n    state seen: u4\n"
+        "    io at base size 1:\n        reg x @0 u8 = seen:\n            write v: seen = pins\n"
         "    drive out = false\n"
     )
     assert posted(text) is None
