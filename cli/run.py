@@ -97,7 +97,7 @@ def run(description: Description, wav: Path | None, compare: bool | None, quiet:
 def described(machine: Path | None, options: Mapping[str, Any]) -> Description:
     """The machine file's description, and over it what the command line gives. Raises MachineFileError."""
     base = read(machine) if machine is not None else Description()
-    given = {key: value for key, value in options.items() if value not in (None, [], False)}
+    given = {k: v for k, v in options.items() if v is not None and v is not False and v != []}
     # What the file and the command line write alike is checked in one place.
     alike = {key: given.pop(key) for key in _ALIKE if key in given}
     alike |= {key: str(path) for key in ("guest", "firmware") if (path := given.pop(key, None)) is not None}
