@@ -218,7 +218,18 @@ def test_chance_finds_a_broken_device_and_makes_its_program_small() -> None:
 
 def test_the_long_mode_ends_with_its_figures(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "tests.fuzz", "--accesses", "150", "--seed", "2", "--jobs", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz",
+        "--accesses",
+        "150",
+        "--seed",
+        "2",
+        "--jobs",
+        "2",
+        "--no-kernel",
+    ]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
@@ -231,7 +242,7 @@ def test_a_program_that_was_printed_can_be_run_again(tmp_path: Path) -> None:
     saved.write_text(
         '{"variant": 1, "program": [["write", "io", 67, 1, 52], ["step", 1000, [500], "native"]]}'
     )
-    command = [sys.executable, "-m", "tests.fuzz", "--replay", str(saved)]
+    command = [sys.executable, "-m", "tests.fuzz", "--no-kernel", "--replay", str(saved)]
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=120
     )

@@ -1,11 +1,13 @@
-"""The long mode: so many accesses over the wired machine, on both engines.
+"""The long mode: so many accesses over the wired machine, on all engines.
 
     python -m tests.fuzz --accesses 1000000 --seed 1
+    python -m tests.fuzz --kernel                   eBPF in the running kernel must take part
     python -m tests.fuzz --replay FILE              a program that was printed before
 
-Progress is shown on stderr; the last line of the output says what was done and
-what was found. Exit status 1 if an invariant is broken: a program that shows
-it, made as small as a minute allows, is printed before.
+The kernel takes part where it lets us, if nothing is said. Progress is shown on
+stderr; the last line of the output says what was done and what was found. Exit
+status 1 if an invariant is broken: a program that shows it, made as small as a
+minute allows, is printed before.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import multiprocessing
 import os
 import queue
 import resource
+import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from devc.runtime import bpf
+from devc.runtime.machine import Engine
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from .board import VARIANTS, Board, shipped
+from .board import ENGINES, KERNEL, VARIANTS, Board, shipped
 from .campaign import Explorer, Finding, Reached, replay, shrunk
 from .lockstep import Counts
 
@@ -38,9 +43,9 @@ class Report:
     finding: Finding | None
 
 
-def explore(seed: int, accesses: int, talk: Any) -> None:
+def explore(seed: int, accesses: int, engines: tuple[Engine, ...], talk: Any) -> None:
     """One process: tells how many accesses it has made, and in the end its report."""
-    explorer = Explorer(seed)
+    explorer = Explorer(seed, engines=engines)
     finding = explorer.explore(accesses, lambda done: talk.put((seed, done)))
     talk.put((seed, Report(explorer.counts, explorer.reached, finding)))
 
@@ -48,16 +53,21 @@ def explore(seed: int, accesses: int, talk: Any) -> None:
 class Campaign:
     """The processes and what they said."""
 
-    def __init__(self, accesses: int, seed: int, jobs: int) -> None:
+    def __init__(self, accesses: int, seed: int, jobs: int, engines: tuple[Engine, ...]) -> None:
         self.accesses = accesses
+        self.engines = engines
         self.talk: Any = multiprocessing.Queue()
         self.done: dict[int, int] = {}
         self.reports: dict[int, Report] = {}
         for kind in shipped():  # compiled once, before the processes part
             kind.code, kind.probe  # noqa: B018
+            if KERNEL in engines:
+                kind.image  # noqa: B018
         share = -(-accesses // jobs)
         self.processes = {
-            number: multiprocessing.Process(target=explore, args=(number, share, self.talk), daemon=True)
+            number: multiprocessing.Process(
+                target=explore, args=(number, share, engines, self.talk), daemon=True
+            )
             for number in range(seed * 1000, seed * 1000 + jobs)
         }
 
@@ -120,7 +130,8 @@ def figure(campaign: Campaign, seconds: float, seed: int) -> str:
         f"BROKEN: {campaign.finding.invariant}" if campaign.finding else "no difference, no broken invariant"
     )
     return (
-        f"{counts.accesses} accesses ({counts.reads} reads, {counts.writes} writes),"
+        f"{counts.accesses} accesses ({counts.reads} reads, {counts.writes} writes)"
+        f" on {', '.join(campaign.engines)},"
         f" {counts.steps} time steps ({counts.jumps} over more deadlines than were walked),"
         f" {counts.probes} splits on copies,"
         f" {counts.restores} saves and restores, {counts.edges} edges;"
@@ -136,8 +147,8 @@ def _worked() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-def show(finding: Finding) -> None:
-    board = Board(VARIANTS[finding.variant])
+def show(finding: Finding, engines: tuple[Engine, ...]) -> None:
+    board = Board(VARIANTS[finding.variant], engines=engines)
     small = shrunk(board, finding)
     print(f"{small.message}\non {board.variant}, after")
     for op in small.program:
@@ -145,23 +156,42 @@ def show(finding: Finding) -> None:
     print(f"to see it again, --replay a file with\n{small.text}")
 
 
+def chosen(kernel: bool | None) -> tuple[Engine, ...]:
+    """The engines: the kernel's too if it is asked for, or if nothing is said and it is to be had."""
+    if kernel is False:
+        return ENGINES
+    try:
+        bpf.available()
+    except bpf.BpfUnavailable as error:
+        if kernel:
+            raise SystemExit(f"the kernel cannot take part: {error}") from None
+        print(f"without the kernel: {error}", file=sys.stderr)
+        return ENGINES
+    return (*ENGINES, KERNEL)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--accesses", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument(
+        "--kernel", action=argparse.BooleanOptionalAction, help="eBPF in the running kernel, too"
+    )
     parser.add_argument("--replay", type=Path, help="a file with a program that was printed before")
     options = parser.parse_args()
+    engines = chosen(options.kernel)
     if options.replay:
         saved = json.loads(options.replay.read_text())
-        broken = replay(Board(VARIANTS[saved["variant"]]), [tuple(op) for op in saved["program"]])
+        board = Board(VARIANTS[saved["variant"]], engines=engines)
+        broken = replay(board, [tuple(op) for op in saved["program"]])
         print(broken or "nothing is broken")
         return bool(broken)
     began = time.monotonic()
-    campaign = Campaign(options.accesses, options.seed, max(1, options.jobs))
+    campaign = Campaign(options.accesses, options.seed, max(1, options.jobs), engines)
     campaign.run()
     if campaign.finding:
-        show(campaign.finding)
+        show(campaign.finding, engines)
     print(figure(campaign, time.monotonic() - began, options.seed))
     return bool(campaign.finding)
 

@@ -15,10 +15,12 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from devc.compiler import ir
+from devc.compiler.bpf_compile import object_code
 from devc.compiler.driver import DEVICES, load
 from devc.compiler.jit import NativeCode, compile_module
 from devc.runtime.clock import SteppedClock
 from devc.runtime.instance import Instance, NativeInstance, ReferenceInstance
+from devc.runtime.kernel_instance import KernelInstance
 from devc.runtime.machine import Engine, Machine
 
 from .coverage import Features, ProbedReference
@@ -26,6 +28,8 @@ from .coverage import Features, ProbedReference
 NAMES = ("i8254", "acpi_pm", "hpet", "mc146818")
 WIRES = (("i8254.irq0", "hpet.pit"), ("mc146818.irq8", "hpet.rtc"))
 ENGINES: tuple[Engine, Engine] = ("native", "reference")
+KERNEL: Engine = "kernel"
+"""The third: the running kernel's, where it lets us (tests/bpf_rig.py)."""
 PM_BASE, HPET_BASE = 0x600, 0xFED0_0000
 EVENTS_A_STEP = 12
 """Few, so that time is both walked and jumped; the machine's own limit is for a host to choose."""
@@ -91,6 +95,16 @@ VARIANTS = (
 )  # fmt: skip
 
 
+class InKernel(KernelInstance):
+    """Its lock's version counts calls, which other engines do not."""
+
+    @property
+    def state(self) -> bytes:
+        state = bytearray(self._memory)
+        state[ir.LOCK_AT : ir.UNLOCKED_AT] = bytes(ir.UNLOCKED_AT - ir.LOCK_AT)
+        return bytes(state)
+
+
 @dataclass(frozen=True, eq=False)
 class Kind:
     """A device type with code for both engines. It stands for itself where a machine takes a type."""
@@ -107,6 +121,11 @@ class Kind:
     @cached_property
     def code(self) -> NativeCode:
         return compile_module(self.native_module, "default")
+
+    @cached_property
+    def image(self) -> bytes:
+        """The eBPF object."""
+        return object_code(self.native_module, None)
 
     @cached_property
     def probe(self) -> ProbedReference:
@@ -135,6 +154,8 @@ class Kind:
     def make(self, engine: Engine, now: int, params: Mapping[str, int]) -> Instance:
         if engine == "native":
             return NativeInstance(self.code, self.native_module, now, **params)
+        if engine == KERNEL:
+            return InKernel(self.code, self.native_module, self.image, now, **params)
         return ReferenceInstance(self.probe, now, **params)
 
     @cached_property
@@ -150,11 +171,12 @@ def shipped() -> tuple[Kind, ...]:
 
 @dataclass(frozen=True)
 class Board:
-    """What to build: the devices' kinds, and their parameters."""
+    """What to build: the devices' kinds, their parameters, and on which engines."""
 
     variant: Variant = VARIANTS[0]
     kinds: tuple[Kind, ...] = ()
     wires: tuple[tuple[str, str], ...] = WIRES
+    engines: tuple[Engine, ...] = ENGINES
 
     def with_kind(self, kind: Kind) -> Board:
         """The board with another device in the place of the one of that name."""

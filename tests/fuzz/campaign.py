@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from .board import VARIANTS, Board, Kind, shipped
+from devc.runtime.machine import Engine
+
+from .board import ENGINES, VARIANTS, Board, Kind, shipped
 from .lockstep import Broken, Counts, Lockstep
 from .phrases import PHRASES, Phrase, program
 from .programs import Op, Seeded, deadline, probe, step
@@ -82,13 +84,17 @@ class Explorer:
     """One process's part of a campaign."""
 
     def __init__(
-        self, seed: int, kinds: Sequence[Kind] = (), variants: Sequence[int] = range(len(VARIANTS))
+        self,
+        seed: int,
+        kinds: Sequence[Kind] = (),
+        variants: Sequence[int] = range(len(VARIANTS)),
+        engines: Sequence[Engine] = ENGINES,
     ) -> None:
         self.random = Random(seed)
         self.reached = Reached()
         self.kinds = tuple(kinds) or shipped()
         self.variants = list(variants)
-        self.boards = {v: Board(VARIANTS[v], self.kinds) for v in self.variants}
+        self.boards = {v: Board(VARIANTS[v], self.kinds, engines=tuple(engines)) for v in self.variants}
         self.pairs: dict[int, Lockstep] = {}
         self.corpora: dict[int, list[Entry]] = {}
         self.runs = 0
@@ -114,7 +120,7 @@ class Explorer:
         if variant not in self.pairs:
             pair = self.pairs[variant] = Lockstep(self.boards[variant])
             self.corpora[variant] = [Entry(pair.native.machine.save())]
-            pair.reference.machine.save()
+            self._save_others(pair)
         return self.pairs[variant]
 
     def _run(self, variant: int) -> Finding | None:
@@ -131,8 +137,15 @@ class Explorer:
             return Finding(variant, (*start.program, *ops[:at]), invariant, str(error))
         if self.reached.take(pair) and pair.now < LATE:
             self._keep(corpus, Entry(pair.native.machine.save(), (*start.program, *ops, ("reload", "both"))))
-            pair.reference.machine.save()
+            self._save_others(pair)
         return None
+
+    @staticmethod
+    def _save_others(pair: Lockstep) -> None:
+        """Saving settles; what one machine does, all do."""
+        for side in pair.sides.values():
+            if side is not pair.native:
+                side.machine.save()
 
     def _phrases(self) -> list[Phrase]:
         chosen = [phrase for phrase in PHRASES if self.random.random() < 0.5]

@@ -1,6 +1,6 @@
-"""Two machines built alike, one on each engine, that must never differ.
+"""Machines built alike, one on each engine, that must never differ.
 
-Every operation is done on both, and the invariants are looked at all the time;
+Every operation is done on all of them, and the invariants are looked at all the time;
 `Broken` names the one that does not hold:
 
     same        the engines agree: answers, state byte for byte, lines, edges, deadlines
@@ -13,8 +13,8 @@ Every operation is done on both, and the invariants are looked at all the time;
     ticks       all that were due are delivered, dropped, clamped or wait; no two at one instant
     wires       no delivery sets off others without end
 
-Time is not the same for both: where the step says so, one machine takes several
-steps, settling at each, for the other's one. Neither are restores.
+Time is not the same for all: where the step says so, one machine takes several
+steps, settling at each, for the others' one. Neither are restores.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ SETTLINGS = 64
 HISTORY = ("rises", "changed", "touched by a read")
 """Counts of what happened since power-on or the last restore, and the last access's scratch; not
 part of the device."""
+
+
+BY = {"native": "natively", "reference": "by the reference engine", "kernel": "in the kernel"}
 
 
 class Broken(AssertionError):
@@ -143,13 +146,13 @@ class Counts:
 
 
 class Lockstep:
-    """The board on both engines. `do` raises `Broken`."""
+    """The board on its engines. `do` raises `Broken`."""
 
     def __init__(self, board: Board) -> None:
         self.board = board
         self.kinds: tuple[Kind, ...] = board.kinds or shipped()
         self.slots = [Slots(kind.module) for kind in self.kinds]
-        self.sides = {engine: Side(board, engine) for engine in ENGINES}
+        self.sides = {engine: Side(board, engine) for engine in board.engines}
         self.counts = Counts()
         self.reached: set[Any] = set()
         self._seen: list[bytes] = [b""] * len(self.kinds)
@@ -182,7 +185,7 @@ class Lockstep:
         self.check()
 
     def do(self, op: Op) -> None:
-        """One operation on both machines, and every invariant after it."""
+        """One operation on every machine, and every invariant after it."""
         for kind in self.kinds:
             kind.probe.take_loops()
         _OPERATIONS[op[0]](self, *op[1:])
@@ -191,11 +194,15 @@ class Lockstep:
     # --- operations ------------------------------------------------------------------
 
     def both(self, act: Callable[[Side], Any], what: str) -> Any:
-        """The same done to both, with the same answer."""
-        native, reference = (act(self.sides[engine]) for engine in ENGINES)
-        if native != reference:
-            raise Broken("same", f"{what} gives {native!r} natively, {reference!r} by the reference engine")
-        return native
+        """The same done to all, with the same answer."""
+        answers = {engine: act(side) for engine, side in self.sides.items()}
+        reference = answers["reference"]
+        for engine, answer in answers.items():
+            if answer != reference:
+                raise Broken(
+                    "same", f"{what} gives {answer!r} {BY[engine]}, {reference!r} by the reference engine"
+                )
+        return reference
 
     def read(self, space: Any, address: int, width: int) -> None:
         self.counts.reads += 1
@@ -229,24 +236,26 @@ class Lockstep:
         self.counts.steps += 1
         start = self.now
         several = self.sides[who]
-        one = next(side for side in self.sides.values() if side is not several)
-        jumped = one.machine.statistics.events_jumped
-        one.advance(target)
-        if one.machine.statistics.events_jumped != jumped:
+        others = [side for side in self.sides.values() if side is not several]
+        jumped = others[0].machine.statistics.events_jumped
+        for one in others:
+            one.advance(target)
+        if others[0].machine.statistics.events_jumped != jumped:
             # Where deadlines are jumped over, wired devices meet only at the step's end.
             self.counts.jumps += 1
             several.advance(target)
             return
         several.advance(target, tuple(start + (target - start) * cut // 1000 for cut in cuts))
         if cuts:
-            one.settle()
+            for one in others:
+                one.settle()
 
     def reload(self, who: str) -> None:
         self.counts.restores += 1
         image = self.both(lambda side: side.machine.save(), "saving")
-        for engine in ENGINES:
+        for engine, side in self.sides.items():
             if who in (engine, "both", "crosswise"):
-                self._restore(self.sides[engine], image)
+                self._restore(side, image)
 
     def _restore(self, side: Side, image: bytes) -> None:
         before, told = side.states, len(side.edges)
@@ -358,23 +367,27 @@ class Lockstep:
                 raise Broken("wires", f"{side.machine.failures or 'deliveries without end'}")
         for kind in self.kinds:
             self._work(kind, SETTLINGS)
-        native, reference = self.native, self.reference
         self.both(lambda side: side.machine.now, "the time")
-        for at, (one, other) in enumerate(zip(native.devices, reference.devices, strict=True)):
-            state = other.instance.state
+        for at, device in enumerate(self.reference.devices):
+            state = device.instance.state
+            for side in self.sides.values():
+                self._check_same(at, side, state)
             if state != self._seen[at]:
-                self._check_device(at, one.instance.state, state)
+                self._check_device(at, state)
                 self._seen[at] = state
-            elif one.instance.state != state:
-                self._check_device(at, one.instance.state, state)
         self._check_edges()
         self._check_ticks()
 
-    def _check_device(self, at: int, native: bytes, reference: bytes) -> None:
+    def _check_same(self, at: int, side: Side, reference: bytes) -> None:
+        found = side.devices[at].instance.state
+        if found != reference:
+            kind = self.kinds[at]
+            why = explained(kind, found, reference, BY[side.engine]) or "padding"
+            raise Broken("same", f"{kind.module.name}: {why}")
+
+    def _check_device(self, at: int, reference: bytes) -> None:
         kind, slots = self.kinds[at], self.slots[at]
         name = kind.module.name
-        if native != reference:
-            raise Broken("same", f"{name}: {explained(kind, native, reference) or 'padding'}")
         get = slots.reader(reference)
         due, guard = get("deadline"), slots.guard(get)
         if due <= self.now:
@@ -391,15 +404,16 @@ class Lockstep:
             self.reached.add((name, *feature))
 
     def _check_edges(self) -> None:
-        native, reference = self.native.edges, self.reference.edges
-        if native[self._told :] != reference[self._told :]:
-            new = native[self._told :], reference[self._told :]
-            raise Broken("same", f"edges: natively {new[0][:6]}, by the reference engine {new[1][:6]}")
-        self.counts.edges += len(native) - self._told
-        if len(native) > 10_000:
+        expected = self.reference.edges[self._told :]
+        for side in self.sides.values():
+            if (new := side.edges[self._told :]) != expected:
+                told = f"{BY[side.engine]} {new[:6]}, by the reference engine {expected[:6]}"
+                raise Broken("same", f"edges: {told}")
+        self.counts.edges += len(expected)
+        if len(self.reference.edges) > 10_000:
             for side in self.sides.values():
                 side.edges.clear()
-        self._told = len(native)
+        self._told = len(self.reference.edges)
 
     def _check_ticks(self) -> None:
         ticks = self.both(lambda side: side.machine.statistics.ticks, "counting ticks")
@@ -431,10 +445,10 @@ def differing(kind: Kind, one: bytes, other: bytes, but: tuple[str, ...] = ()) -
     return [name for name, _, _ in _differences(kind, one, other) if name not in but]
 
 
-def explained(kind: Kind, native: bytes, reference: bytes) -> str:
+def explained(kind: Kind, found: bytes, reference: bytes, by: str) -> str:
     return "; ".join(
-        f"{name} is {one:#x} natively, {other:#x} by the reference engine"
-        for name, one, other in _differences(kind, native, reference)
+        f"{name} is {one:#x} {by}, {other:#x} by the reference engine"
+        for name, one, other in _differences(kind, found, reference)
     )
 
 
