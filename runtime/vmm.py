@@ -227,6 +227,18 @@ class Vmm:
         self.claim(f"port {port:#x}", port, write=leave)
         return values
 
+    def connect_pic(self, name: str = "i8259") -> None:
+        """Let an 8259 pair on the machine, a device file, interrupt the first vCPU (irqchip
+        "none" or "split"): its line `int`, and its acknowledge cycle `inta`."""
+        host, device = self.kvm, self.machine.devices[name]
+        cycle = device.cycles["inta"]
+        if isinstance(device.instance, NativeInstance):
+            read = device.instance.code.symbol(f"{device.module.name}_{cycle.region.name}_read")
+            host.connect_native_pic(read, device.instance.address, self.routing.numbers[device])
+        else:
+            host.connect_pic(lambda: cycle.read(0, 4, self.machine.now))
+        self.machine.wire(f"{name}.int", host.intr_sink)
+
     def claim(
         self,
         label: str,

@@ -13,7 +13,7 @@ from devc.runtime.assemble import assemble
 from devc.runtime.clock import HostClock
 from devc.runtime.hosts import Exit, HostError, Reason, kvm
 from devc.runtime.hosts.start import RESET, Start
-from devc.runtime.machine import Machine
+from devc.runtime.machine import Engine, Machine
 from devc.runtime.vmm import Vmm
 
 from .kvm_guests import AP_CODE, COUNTS, DONE, MIB, PIC, PM_TIMER, RESULTS, SECOND, START_OTHERS, TICKS
@@ -30,8 +30,8 @@ def make() -> Iterator[Made]:
     """Makes VMMs over machines with the devices named; exits by port 0xf4."""
     made: list[Vmm] = []
 
-    def vmm(*devices: str, **options: object) -> Vmm:
-        machine = Machine(HostClock())
+    def vmm(*devices: str, engine: Engine = "native", **options: object) -> Vmm:
+        machine = Machine(HostClock(), engine)
         for device in devices:
             machine.add(device)
         made.append(Vmm(machine, "kvm", **options))  # type: ignore[arg-type]
@@ -448,3 +448,50 @@ def test_a_deadline_that_another_thread_brings_wakes_a_halted_guest_in_time(make
     thread.join()
     assert ended[0].reason is Reason.STOPPED, str(ended[0])
     assert ended[0].now - begin < 15_000_000
+
+
+# --- an 8259 pair that is a device file ------------------------------------------------------
+
+
+@pytest.mark.parametrize("irqchip", ["none", "split"])
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_our_pit_ticks_through_our_8259(make: Made, irqchip: str, engine: Engine) -> None:
+    vmm = make("i8254", "i8259", memory=MIB, irqchip=irqchip, engine=engine)
+    vmm.connect_pic()
+    vmm.machine.wire("i8254.irq0", "i8259.ir[0]")
+    start(vmm, TICKS.format(ticks=5))
+    before = vmm.machine.now
+    run(vmm)
+    assert vmm.host.read(RESULTS, 2) == b"\x05\x00"
+    assert vmm.machine.now - before > 39_000_000
+    if engine == "native":
+        assert all(count.heavy == 0 for count in vmm.counts() if count.device != "host")
+
+
+def test_a_busy_vcpu_is_interrupted_by_our_8259_from_another_thread(make: Made) -> None:
+    vmm = make("i8259", memory=MIB, irqchip="split")
+    vmm.connect_pic()
+    text = f"""
+        xor %ax, %ax
+        mov %ax, %ds
+        mov %ax, %ss
+        mov $0x7000, %sp
+        movw $tick, 4 * 8
+        movw %cs, 4 * 8 + 2
+        {PIC}
+        incb {DONE}
+        sti
+    1:  jmp 1b
+    tick:
+        out %al, $0xf4
+        iret"""
+    start(vmm, text)
+    ended: list[Exit] = []
+    thread = threading.Thread(target=lambda: ended.append(vmm.run(until=vmm.machine.now + 5 * SECOND)))
+    thread.start()
+    while vmm.host.read(DONE, 1) == b"\0":
+        time.sleep(0.001)
+    with vmm.lock:
+        vmm.machine.pull(vmm.machine.input("i8259.ir[0]"), vmm, 1)
+    thread.join()
+    assert ended[0].reason is Reason.STOPPED, str(ended[0])

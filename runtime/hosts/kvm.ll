@@ -152,7 +152,14 @@ enter:
 
 undelivered:
   %acknowledges = icmp sgt i64 %delivered, 0
-  br i1 %acknowledges, label %leave_acknowledge, label %failed
+  br i1 %acknowledges, label %acknowledge, label %failed
+
+acknowledge:
+  %acknowledged = call i32 @acknowledge(ptr %vcpu, ptr %vm, ptr %bus)
+  switch i32 %acknowledged, label %leave_attend [
+    i32 $SERVED, label %prepare
+    i32 $UNCLAIMED, label %leave_acknowledge
+  ]
 
 ; To stop is to run with immediate_exit set: the kernel then completes the
 ; instruction whose exit was served last, and returns EINTR.

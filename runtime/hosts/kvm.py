@@ -24,8 +24,9 @@ from contextlib import contextmanager
 from functools import cache
 
 from ...compiler.ir import NEVER
-from ..bus import Access, Outcome
+from ..bus import Access, Counters, Outcome, RegionEntry
 from ..dispatch import Dispatcher, lane
+from ..lines import NativeSink
 from ..posted import Zone
 from . import kvm_abi as abi
 from . import kvm_loop, kvm_state
@@ -37,7 +38,6 @@ from .kvm_vm import IRQCHIPS, Irqchip, VirtualMachine
 from .start import Start
 
 _LOOP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-_LINE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint64)
 _MESSAGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32)
 
 MAX_VCPUS = 64
@@ -360,11 +360,7 @@ class KvmHost(Host):
         """Drive a GSI of KVM's controllers, or-ed with the lines of `source`."""
         if self.vm.irqchip != "kernel" or not 0 <= gsi < abi.IOAPIC_PINS:
             raise HostError(f"only irqchip='kernel' has GSIs, 0 to {abi.IOAPIC_PINS - 1}")
-        self.line_call(gsi | (_SOURCES - 1) << 8, level, 0)
-
-    def line_call(self, argument: int, level: int, now: int) -> None:
-        """What native code does with a line of `source`, from Python."""
-        _LINE(self.line_function)(self.vm_context, argument, bool(level), now)
+        NativeSink(self.line_function, self.vm_context, gsi | (_SOURCES - 1) << 8)(bool(level), 0)
 
     def signal_msi(self, address: int, data: int) -> None:
         """Send a message to the local APICs."""
@@ -383,9 +379,29 @@ class KvmHost(Host):
             raise HostError("irqchip='kernel' has an 8259 pair already")
         self._acknowledge = acknowledge
 
+    def connect_native_pic(self, read: int, state: int, device: int) -> None:
+        """As `connect_pic`, in native code: `read` is the function of the host window whose
+        u32 at 0 is the acknowledge cycle, `device` the dispatcher's number for `state`."""
+        self.connect_pic(lambda: 0)
+        self._inta_counters = Counters()
+        self._inta = RegionEntry(
+            read=read,
+            state=state,
+            size=4,
+            counters=ctypes.addressof(self._inta_counters),
+            counted=1,
+            device=device,
+        )
+        self._block.inta = ctypes.addressof(self._inta)
+
+    @property
+    def intr_sink(self) -> NativeSink:
+        """The 8259's INT goes there."""
+        return NativeSink(self.intr_function, self.cpus[0].address, keep=self)
+
     def pic_line(self, level: int) -> None:
         """The 8259's INT is high or low. From any thread."""
-        _LINE(self.intr_function)(self.cpus[0].address, 0, bool(level), 0)
+        self.intr_sink(bool(level), 0)
 
     # --- posted writes ---
 

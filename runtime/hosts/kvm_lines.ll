@@ -67,6 +67,55 @@ give_up:
   ret i64 %status
 }
 
+; The vCPU takes the 8259's interrupt: run its acknowledge cycle, queue the vector.
+; SERVED; ATTENTION or HEAVY, if Python must attend to the 8259 afterwards;
+; UNCLAIMED if the cycle is Python's.
+define internal i32 @acknowledge(ptr %vcpu, ptr %vm, ptr %bus) {
+  %inta.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.inta
+  %inta = load ptr, ptr %inta.p
+  %none = icmp eq ptr %inta, null
+  br i1 %none, label %python, label %cycle
+
+python:
+  ret i32 $UNCLAIMED
+
+cycle:
+  %write.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.write
+  store i32 0, ptr %write.p
+  %done.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.done
+  store i32 0, ptr %done.p
+  %now = call i64 @devc_now(ptr %bus)
+  %read = call { i64, i32 } @read_piece(ptr %bus, ptr %vcpu, ptr %inta, i64 %now, i32 0, i32 4)
+  %answer = extractvalue { i64, i32 } %read, 0
+  %left = extractvalue { i64, i32 } %read, 1
+  %vector = trunc i64 %answer to i8
+  call void @queue(ptr %vcpu, i8 %vector)
+  %calm = icmp eq i32 %left, 0
+  br i1 %calm, label %served, label %more
+
+served:
+  ret i32 $SERVED
+
+more:
+  %outcome = call i32 @conclude(ptr %bus, ptr %vcpu, i32 0, ptr %inta, i64 0, i32 4, i64 0, i32 %left)
+  ret i32 %outcome
+}
+
+; Put a vector behind those that wait: there is room, since none is there twice.
+define internal void @queue(ptr %vcpu, i8 %vector) {
+  %head.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.head
+  %head = load i32, ptr %head.p
+  %pending.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pending
+  %pending = load i32, ptr %pending.p
+  %end = add i32 %head, %pending
+  %place = and i32 %end, 255
+  %place.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.queue, i32 %place
+  store i8 %vector, ptr %place.p
+  %more = add i32 %pending, 1
+  store i32 %more, ptr %pending.p
+  ret void
+}
+
 define internal void @add_one(ptr %counter) alwaysinline {
   %value = load i64, ptr %counter
   %more = add i64 %value, 1

@@ -28,7 +28,8 @@ class Leave(IntEnum):
 
     ATTEND       `access` stopped and needs Python; call the loop again afterwards
     SIGNAL       signals for Python may wait; they are handled once the loop is left
-    ACKNOWLEDGE  the vCPU takes the 8259's interrupt: queue the vector, go on
+    ACKNOWLEDGE  the vCPU takes the 8259's interrupt, and Python must acknowledge it:
+                 queue the vector, go on
     EOI          the interrupt of the vector in the run page ended; go on
     PAUSED       `pause` was set: the vCPU is between two instructions
     """
@@ -78,6 +79,8 @@ class Vm(ctypes.Structure):
                 threads but in the loop
     ring        KVM's ring of posted writes, 0 without one; `ring_lock` is held while
                 one is taken out and served
+    inta        a RegionEntry whose 4 bytes at 0 are the 8259's acknowledge cycle, 0 if
+                Python runs it
     posted      addresses of `posted_entries` arrays by region, 0 for none: how many
                 posted writes each of the region's bytes has had
     sources     by GSI, a bit for each line that is high (`devc_kvm_line`)
@@ -89,6 +92,7 @@ class Vm(ctypes.Structure):
         ("grace", c_uint64),
         ("wake", c_uint64),
         ("ring", c_uint64),
+        ("inta", c_uint64),
         ("posted", c_uint64),
         ("posted_entries", c_uint32),
         ("fd", c_uint32),
