@@ -600,32 +600,6 @@ end:
   ret i32 $SERVED
 }
 
-; As long as the KVM loop calls handlers itself.
-define internal i32 @served(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %result) {
-  %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
-  %state = load ptr, ptr %state.p
-  %now.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.now
-  %now = load i64, ptr %now.p
-  %write.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.write
-  %write = load i32, ptr %write.p
-  %value.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.value
-  %value = load i64, ptr %value.p
-  %offset32 = trunc i64 %offset to i32
-  call void @hold(ptr %state)
-  %finished = call { i64, i32 } @finish(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset32, i32 %piece, i32 %write, i64 %value, i64 %result)
-  %answer = extractvalue { i64, i32 } %finished, 0
-  %left = extractvalue { i64, i32 } %finished, 1
-  %outcome = call i32 @conclude(ptr %bus, ptr %access, i32 %number, ptr %entry, i64 %offset, i32 %piece, i64 %answer, i32 %left)
-  ret i32 %outcome
-}
-
-define internal void @count(ptr %entry, i64 %offset, i32 %write, i32 %heavy) alwaysinline {
-  %nobody = alloca %Access
-  store %Access zeroinitializer, ptr %nobody
-  call void @count_access(ptr %nobody, ptr %entry, i64 %offset, i32 %write, i32 %heavy)
-  ret void
-}
-
 ; Tell that a deadline moved: after it did, so that nobody looks in vain.
 define internal void @deadline_moved(ptr %bus) alwaysinline {
   %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved

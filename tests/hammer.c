@@ -1,0 +1,262 @@
+/* Threads that access devices in native code, and a record of all that the devices did.
+ *
+ * A recorded device's functions (docs/abi.md) are called through wrappers that append an
+ * event to its log. The dispatcher calls them under the device's lock, and only that keeps
+ * the log in one piece: the order of events is the order in which the lock was taken.
+ */
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+typedef uint64_t u64;
+typedef uint32_t u32;
+typedef uint8_t u8;
+
+enum { READ, WRITE, SETTLE, COMMIT, SAVE };
+enum { SLOTS = 32, INPUTS = 8 };
+
+typedef struct {
+    u64 now, value;
+    u32 offset, width;
+    u32 kind, region;
+} Event;
+
+/* One device: its log, its functions, and where its inputs lie in the state. */
+typedef struct {
+    Event *events;
+    u64 capacity, count;
+    void (*settle)(void *, u64);
+    void (*commit)(void *, u64);
+    void (*save)(void *, u64, u8 *);
+    u32 inputs[INPUTS], input_count, pad;
+} Device;
+
+/* One window of a device. */
+typedef struct {
+    u64 (*read)(void *, u64, u32, u32);
+    void (*write)(void *, u64, u32, u32, u64);
+    Device *device;
+    u32 number, pad;
+} Region;
+
+static Device devices[SLOTS];
+static Region regions[SLOTS];
+
+Device *hammer_device(u32 number) { return &devices[number]; }
+Region *hammer_region(u32 number) { return &regions[number]; }
+
+static void note(Device *device, u32 kind, u64 now, u32 region, u32 offset, u32 width, u64 value)
+{
+    if (device->count < device->capacity)
+        device->events[device->count] = (Event){now, value, offset, width, kind, region};
+    device->count++;
+}
+
+static u64 levels(const Device *device, const u8 *state)
+{
+    u64 found = 0;
+    for (u32 i = 0; i < device->input_count; i++)
+        found |= (u64)state[device->inputs[i]] << 8 * i;
+    return found;
+}
+
+static u64 ones(u32 width) { return width < 8 ? (1ull << 8 * width) - 1 : ~0ull; }
+
+#define WRAPPERS(n)                                                                         \
+    static u64 read_##n(void *state, u64 now, u32 offset, u32 width)                        \
+    {                                                                                       \
+        u64 value = regions[n].read(state, now, offset, width);                             \
+        note(regions[n].device, READ, now, regions[n].number, offset, width, value);        \
+        return value;                                                                       \
+    }                                                                                       \
+    static void write_##n(void *state, u64 now, u32 offset, u32 width, u64 value)           \
+    {                                                                                       \
+        regions[n].write(state, now, offset, width, value);                                 \
+        note(regions[n].device, WRITE, now, regions[n].number, offset, width, value);       \
+    }                                                                                       \
+    static void settle_##n(void *state, u64 now)                                            \
+    {                                                                                       \
+        devices[n].settle(state, now);                                                      \
+        note(&devices[n], SETTLE, now, 0, 0, 0, 0);                                         \
+    }                                                                                       \
+    static void commit_##n(void *state, u64 now)                                            \
+    {                                                                                       \
+        u64 given = levels(&devices[n], state);                                             \
+        devices[n].commit(state, now);                                                      \
+        note(&devices[n], COMMIT, now, 0, 0, 0, given);                                     \
+    }                                                                                       \
+    static void save_##n(void *state, u64 now, u8 *image)                                   \
+    {                                                                                       \
+        devices[n].save(state, now, image);                                                 \
+        note(&devices[n], SAVE, now, 0, 0, 0, 0);                                           \
+    }
+#define ALL(each) each(0) each(1) each(2) each(3) each(4) each(5) each(6) each(7) each(8) each(9)
+ALL(WRAPPERS)
+
+/* The wrapper of slot `number`, by an event's kind; NULL beyond the slots there are. */
+void *hammer_wrapper(u32 kind, u32 number)
+{
+#define ROW(n) {read_##n, write_##n, settle_##n, commit_##n, save_##n},
+    static void *const table[][5] = {ALL(ROW)};
+    return number < sizeof table / sizeof *table && kind < 5 ? table[number][kind] : NULL;
+}
+
+/* --- virtual time: every look moves it on --- */
+
+static _Atomic u64 instant;
+static u64 pace;
+
+void hammer_clock(u64 start, u64 step)
+{
+    instant = start;
+    pace = step;
+}
+
+int hammer_gettime(int source, struct timespec *time)
+{
+    (void)source;
+    u64 now = atomic_fetch_add(&instant, pace) + pace;
+    time->tv_sec = (time_t)(now / 1000000000);
+    time->tv_nsec = (long)(now % 1000000000);
+    return 0;
+}
+
+/* --- a thread's accesses --- */
+
+/* As Access in runtime/bus.py, its first fields. */
+typedef struct {
+    u64 now, address, value, offset;
+    u32 space, write, width, done, claimed;
+} Access;
+
+/* Where an access may go: its address and width; which value bits a write may have. */
+typedef struct {
+    u64 address, values;
+    u32 space, width, write, weight;
+} Place;
+
+typedef struct {
+    void *bus;
+    Access *access;
+    const Place *places;
+    u32 (*serve)(void *, void *);
+    u32 (*settle)(void *, void *);
+    u64 (*earliest)(void *);
+    u64 (*present)(void *);
+    const u64 *deadline;
+    const u32 *moved;
+    u64 random, left, made;
+    u32 place_count, phase;
+} Thread;
+
+enum { NEW, SERVING, SETTLING };
+
+static u64 random_of(Thread *thread)
+{
+    u64 x = thread->random;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    return thread->random = x;
+}
+
+static void begin(Thread *thread)
+{
+    const Place *place = &thread->places[random_of(thread) % thread->place_count];
+    Access *access = thread->access;
+    access->address = place->address;
+    access->space = place->space;
+    access->width = place->width;
+    access->write = place->write;
+    access->value = place->write ? random_of(thread) & place->values & ones(place->width) : 0;
+    access->claimed = 0;
+}
+
+/* Make accesses as a vCPU's loop does, deadlines first. 1: Python must attend; 0: all are made. */
+u32 hammer_run(Thread *thread)
+{
+    for (;;) {
+        switch (thread->phase) {
+        case NEW:
+            if (!thread->left)
+                return 0;
+            begin(thread);
+            if (__atomic_load_n(thread->moved, __ATOMIC_RELAXED))
+                thread->earliest(thread->bus);
+            thread->access->now = thread->present(thread->bus);
+            thread->access->done = 0;
+            if (__atomic_load_n(thread->deadline, __ATOMIC_RELAXED) > thread->access->now) {
+                thread->phase = SERVING;
+                break;
+            }
+            thread->phase = SETTLING;
+            /* fall through */
+        case SETTLING:
+            if (thread->settle(thread->bus, thread->access) >= 2)
+                return 1;
+            thread->access->done = 0;
+            thread->phase = SERVING;
+            break;
+        case SERVING:
+            if (thread->serve(thread->bus, thread->access) >= 2)
+                return 1;
+            thread->phase = NEW;
+            thread->left--;
+            thread->made++;
+        }
+    }
+}
+
+/* --- what lines told --- */
+
+typedef struct {
+    u64 edges, wrong;
+    u32 level, busy;
+} Told;
+
+/* A native sink: counts edges, and those that were none, or came while another was told. */
+void hammer_sink(Told *told, int64_t argument, u32 level, u64 now)
+{
+    (void)argument, (void)now;
+    if (__atomic_exchange_n(&told->busy, 1, __ATOMIC_SEQ_CST))
+        told->wrong++;
+    told->wrong += level == told->level;
+    told->level = level;
+    told->edges++;
+    __atomic_store_n(&told->busy, 0, __ATOMIC_SEQ_CST);
+}
+
+/* --- the serial replay --- */
+
+/* Do again what a log says on a fresh state. The number of the first event that differs, or `count`. */
+u64 hammer_replay(const Device *device, const Region *windows, u8 *state, u8 *image)
+{
+    for (u64 i = 0; i < device->count; i++) {
+        const Event *event = &device->events[i];
+        const Region *window = &windows[event->region];
+        switch (event->kind) {
+        case READ: {
+            u64 value = window->read(state, event->now, event->offset, event->width);
+            if ((value ^ event->value) & ones(event->width))
+                return i;
+            break;
+        }
+        case WRITE:
+            window->write(state, event->now, event->offset, event->width, event->value);
+            break;
+        case SETTLE:
+            device->settle(state, event->now);
+            break;
+        case COMMIT:
+            for (u32 at = 0; at < device->input_count; at++)
+                state[device->inputs[at]] = event->value >> 8 * at & 0xff;
+            device->commit(state, event->now);
+            break;
+        default:
+            device->save(state, event->now, image);
+        }
+    }
+    return device->count;
+}

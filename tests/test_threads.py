@@ -1,0 +1,115 @@
+"""Several vCPU threads over one set of devices: what they did is some serial order of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from devc.runtime.bus import Space
+
+from .hammer import HammeredBoard, needs_gcc
+
+pytestmark = needs_gcc
+
+PIT, RTC, PM, HPET = 0x40, 0x70, 0x600, 0xFED00000
+LINES = ("i8254.irq0", "mc146818.irq8", "acpi_pm.sci", "hpet.irq[0]", "hpet.irq[2]", "hpet.irq[8]")
+ACCESSES = 30_000
+
+
+def board(vcpus: int) -> HammeredBoard:
+    """A PC's timers, the PIT and the RTC wired through the HPET, every line told natively."""
+    made = HammeredBoard({"i8254": {}, "mc146818": {}, "acpi_pm": {"base": PM}, "hpet": {}}, vcpus)
+    made.machine.wire("i8254.irq0", "hpet.pit")
+    made.machine.wire("mc146818.irq8", "hpet.rtc")
+    for line in LINES:
+        made.sink(line)
+    made.start()
+    offer = made.offer
+    for counter in range(3):
+        offer(Space.IO, PIT, counter, 1, 0x1F, weight=3)
+    offer(Space.IO, PIT, 3, 1, 0x3F, 0xFF, weight=2)
+    offer(Space.IO, PIT, 0, 2, 0xFF1F)
+    offer(Space.IO, RTC, 0, 1, 0x8F, 0x0C, weight=3)
+    offer(Space.IO, RTC, 1, 1, 0x7F, 0x2F, weight=6)
+    offer(Space.IO, PM, 0, 2, 0xFFFF)
+    offer(Space.IO, PM, 2, 2, 0xFFFF)
+    offer(Space.IO, PM, 8, 4, weight=4)
+    offer(Space.MMIO, HPET, 0x10, 8, 3, weight=2)
+    offer(Space.MMIO, HPET, 0x20, 4, 0xFF)
+    offer(Space.MMIO, HPET, 0xF0, 8, 0xFFFF, weight=4)
+    for timer in (0x100, 0x120, 0x140):
+        offer(Space.MMIO, HPET, timer, 8, 0x14E, weight=2)
+        offer(Space.MMIO, HPET, timer + 8, 8, 0xFFFF, weight=2)
+    return made
+
+
+def poke(hammered: HammeredBoard) -> Callable[[], None]:
+    """The other side: Python's accesses to the same devices."""
+    machine = hammered.machine
+
+    def some() -> None:
+        machine.write("io", RTC, 1, 0x0B)
+        machine.read("io", RTC + 1, 1)
+        machine.read("mmio", HPET + 0xF0, 8)
+        machine.write("io", PIT, 1, 7)
+
+    return some
+
+
+def check_replay(hammered: HammeredBoard) -> None:
+    for name in hammered.machine.devices:
+        count, agreed, here, there = hammered.replayed(name)
+        assert count > ACCESSES // 20, f"{name} was hardly called"
+        assert agreed == count, f"{name}: event {agreed} of {count} is none that a serial order gives"
+        assert here == there, name
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 3])
+def test_what_threads_did_is_what_a_serial_replay_of_the_locks_order_does(vcpus: int) -> None:
+    hammered = board(vcpus)
+    images: list[bytes] = []
+    hammered.run(ACCESSES, vcpus, [poke(hammered), lambda: images.append(hammered.machine.save())])
+    hammered.settle()
+    check_replay(hammered)
+    assert images
+
+
+def test_sinks_hear_every_edge_once_in_order_and_one_call_at_a_time() -> None:
+    hammered = board(2)
+    hammered.run(ACCESSES, 2, [poke(hammered)])
+    hammered.settle()
+    check_replay(hammered)
+    for path, told in hammered.told.items():
+        line = hammered.machine.line(path)
+        assert line.entry.native, f"{path} is left to Python"
+        assert (told.wrong, told.level, told.edges) == (0, line.level, line.edges)
+        assert told.edges == 2 * (hammered.rises(path) - line.merged) - line.level
+    assert hammered.told["i8254.irq0"].edges > 100
+    assert hammered.told["hpet.irq[2]"].edges > 100
+    hpet = hammered.machine.devices["hpet"]
+    for path, name in (("i8254.irq0", "pit"), ("mc146818.irq8", "rtc")):
+        assert hpet.inputs[name].level == hammered.machine.line(path).level
+        assert hpet.inputs[name].entry.high == hammered.machine.line(path).level
+
+
+def test_every_access_is_counted_once() -> None:
+    hammered = board(3)
+    hammered.places = [p for p in hammered.places if (p.address, p.width) != (PIT, 2)]  # is two of a byte
+    hammered.run(ACCESSES, 3)
+    counted = sum(
+        row.light_reads + row.light_writes + row.heavy_reads + row.heavy_writes
+        for handle in hammered.targets
+        for row in hammered.dispatcher.stats(handle)
+    )
+    assert counted == 3 * ACCESSES
+
+
+def test_a_snapshot_taken_while_threads_run_is_restored_and_saved_alike() -> None:
+    hammered = board(2)
+    images: list[bytes] = []
+    hammered.run(ACCESSES, 2, [lambda: images.append(hammered.machine.save())])
+    assert len(images) > 10
+    for image in images[:: len(images) // 10]:
+        other = board(1)
+        other.machine.restore(image)
+        assert other.machine.save() == image
