@@ -104,7 +104,7 @@ def build(unit: BpfUnit) -> str:
         parts.append(program(debug, f"{module.name}_{name}", call, body))
     parts.append(program(debug, f"{module.name}_batch", batch, _BATCH.substitute(CONSTANTS)))
     node = debug.function("each", (("index", unit.word), ("run", debug.pointer(batch))), unit.word, 0, True)
-    body = _lined(debug, node, _EACH.substitute(CONSTANTS))
+    body = lined(debug, node, _EACH.substitute(CONSTANTS))
     parts.append(
         f"define internal i64 @each(i64 %index, ptr %run) {ATTRIBUTES} !dbg {node} {{\nentry:\n{body}\n}}"
     )
@@ -116,11 +116,11 @@ def program(debug: Debug, name: str, context: Type, body: str, section: str = "s
     node = debug.function(name, (("context", debug.pointer(context)),), debug.integer(8), 0, False)
     return (
         f'define dso_local i64 @{name}(ptr %context) {ATTRIBUTES} section "{section}" !dbg {node} '
-        f"{{\nentry:\n{_lined(debug, node, body)}\n}}"
+        f"{{\nentry:\n{lined(debug, node, body)}\n}}"
     )
 
 
-def _lined(debug: Debug, node: str, body: str) -> str:
+def lined(debug: Debug, node: str, body: str) -> str:
     """The body with the device's head as the line of each instruction."""
     return re.sub(r"^(  .*)$", rf"\1, !dbg {debug.location(0, node)}", body, flags=re.MULTILINE)
 
