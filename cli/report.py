@@ -1,9 +1,12 @@
-"""`devc report`: a device's registers with their tiers, its lines, and what it weighs."""
+"""`devc report`: a device's registers with their tiers, its lines, what it weighs, and which of its
+accesses need not be served one by one."""
 
 from __future__ import annotations
 
 import io
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from ..compiler import ir
 from ..compiler.driver import load
 from ..compiler.emit import object_code
 from ..compiler.image import image_size
+from ..compiler.traffic import Traffic
 from ..dsl.diagnostics import DeviceFileError
 
 
@@ -24,7 +28,8 @@ def report(files: list[Path]) -> int:
     status = 0
     for path in files:
         try:
-            module = load(path).reference_module()
+            kind = load(path)
+            module, known = kind.reference_module(), kind.traffic
         except DeviceFileError as error:
             print(error, end="\n\n", file=sys.stderr)
             status = 1
@@ -34,8 +39,8 @@ def report(files: list[Path]) -> int:
         )
         console.print(registers(module))
         sizes = code_sizes(object_code(module))
-        for name, value in weights(module, sizes):
-            console.print(f"  {name:<12} {value}", highlight=False)
+        for name, value in [*weights(module, sizes), *traffic(module, known)]:
+            console.print(f"  {name:<14} {value}", highlight=False)
         console.print()
     return status
 
@@ -74,6 +79,34 @@ def weights(module: ir.Module, sizes: dict[str, int]) -> list[tuple[str, str]]:
         kind = python.kind if python.tier == "python" else f"{python.kind} of tier {python.tier}"
         found.append(("python", f"{python.name} ({kind}, {python.file}): {python.why}"))
     return found
+
+
+def traffic(module: ir.Module, known: Traffic) -> list[tuple[str, str]]:
+    """Registers, accessed whole, of which writes may wait or reads need no lock."""
+
+    def posted(region: ir.Region, register: ir.Register) -> str | None:
+        found = known.posted_at(region.name, register.offset, register.width)
+        if found is None or register.write_tier == "none":
+            return None
+        changes = ", ".join(module.lines[line].name for line in found.lines)
+        return f"{register.name} (changes {changes})" if changes else register.name
+
+    def quiet(region: ir.Region, register: ir.Register) -> str | None:
+        found = known.quiet_at(region.name, register.offset, register.width)
+        if found is None or register.read_tier == "none":
+            return None
+        return register.name if found.state else f"{register.name} (time alone)"
+
+    return [
+        ("may wait", _listed(module, posted) or "no write"),
+        ("needs no lock", _listed(module, quiet) or "no read"),
+    ]
+
+
+def _listed(module: ir.Module, describe: Callable[[ir.Region, ir.Register], str | None]) -> str:
+    """What is said of each register; the elements of an array of which the same is said as one."""
+    texts = (describe(region, register) for region in module.regions for register in region.registers)
+    return ", ".join(dict.fromkeys(re.sub(r"\[\d+\]", "[*]", text) for text in texts if text is not None))
 
 
 def code_sizes(image: bytes) -> dict[str, int]:

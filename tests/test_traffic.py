@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
+from devc.cli import report
 from devc.compiler import ir, traffic_json
 from devc.compiler.cache import Cache
 from devc.compiler.driver import load
@@ -311,6 +313,35 @@ def test_nothing_is_known_of_an_access_over_two_registers_or_of_none() -> None:
     found = of(HEAD + text)[1]
     assert found.posted_at("io", 0, 2) is found.posted_at("io", 3, 1) is None
     assert found.quiet_at("io", 0, 2) is found.quiet_at("other", 0, 1) is None
+
+
+# --- the report ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "waits", "needs_no_lock"),
+    [
+        ("i8254", "no write", "port61"),
+        ("acpi_pm", "no write", "status, enable, timer (time alone)"),
+        ("mc146818", "index (changes nmi_mask), upper_index", "upper_data"),
+        (
+            "hpet",
+            "capabilities, timer[*].message (changes msi[*])",
+            "capabilities (time alone), config, status, count, timer[*].config, timer[*].target,"
+            " timer[*].message",
+        ),
+    ],
+)
+def test_the_report_lists_each_register_and_arrays_once(device: str, waits: str, needs_no_lock: str) -> None:
+    module = kind(device).reference_module()
+    assert report.traffic(module, known(device)) == [("may wait", waits), ("needs no lock", needs_no_lock)]
+
+
+def test_the_report_of_a_file_shows_both(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.report([Path("acpi_pm")]) == 0
+    shown = capsys.readouterr().out
+    assert "may wait       no write" in shown
+    assert "needs no lock  status, enable, timer (time alone)" in shown
 
 
 # --- the cache -------------------------------------------------------------------------------
