@@ -24,7 +24,6 @@ from .hosts import DEFAULT_MEMORY, Exit, Host, HostError, pick
 from .hosts.kvm import KvmHost
 from .hosts.kvm_vm import Irqchip
 from .instance import NativeInstance
-from .lines import NativeSink
 from .machine import Machine
 from .policies import Policy
 from .posted import Posting
@@ -206,8 +205,7 @@ class Vmm:
 
         The rest is as for `interrupt`; KVM's controllers tell of no acknowledgement.
         """
-        host = self.kvm
-        sink = NativeSink(host.line_function, host.vm_context, host.source(gsi), keep=host)
+        sink = self.kvm.line(gsi)
         if acknowledged is None and (missed is not None or minimum is not None):
             acknowledged = False
         self.machine.wire(line, sink, missed=missed, minimum=minimum, acknowledged=acknowledged)

@@ -4,11 +4,10 @@ Deadlines come by one POSIX timer a machine, whose signal is sent to the first
 vCPU's thread; its handler, native code too, sets `immediate_exit`, so that none is
 lost. Other signals wait until the loop looks for them, some ms at most.
 
-The first vCPU runs in the thread that calls `run`, each other one in a thread of
-its own. Native code takes no lock but a device's; Python serves one vCPU at a time,
-under the dispatcher's lock.
+Native code takes no lock but a device's; Python serves one vCPU at a time, under the
+dispatcher's lock.
 
-Non-goals: what a device or an interrupt controller does.
+Non-goals: threads (kvm_threads.py), interrupts (kvm_interrupts.py), what a device does.
 """
 
 from __future__ import annotations
@@ -19,29 +18,27 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from ...compiler.ir import NEVER
-from ..bus import Access, Counters, Outcome, RegionEntry
+from ..bus import Access, Outcome
 from ..dispatch import Dispatcher, lane
-from ..lines import NativeSink
 from ..posted import Zone
 from . import kvm_abi as abi
 from . import kvm_loop, kvm_state
-from .host import DEFAULT_MEMORY, GRACE, PAGE, Exit, Host, HostError, Reason, Registers
+from .host import DEFAULT_MEMORY, GRACE, PAGE, Exit, HostError, Reason, Registers
+from .kvm_interrupts import KvmInterrupts
 from .kvm_loop import Leave
-from .kvm_system import WAKE, create_timer, delete_timer, wake_thread
+from .kvm_system import WAKE, create_timer, delete_timer
+from .kvm_threads import Crew
 from .kvm_vcpu import VirtualCpu
 from .kvm_vm import IRQCHIPS, Irqchip, VirtualMachine
 from .start import Start
 
 _LOOP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-_MESSAGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32)
 
 MAX_VCPUS = 64
-_SOURCES = 64
 
 
 @cache
@@ -73,13 +70,12 @@ def _internal_error(detail: abi.RunDetail) -> str:
     return f"suberror {detail.code} {' '.join(f'{word:#x}' for word in words)}".rstrip()
 
 
-class KvmHost(Host):
+class KvmHost(KvmInterrupts):
     """A guest on KVM. `run` may move from thread to thread, one at a time.
 
     `irqchip`: "none", vectors come by `inject`; "kernel", KVM's interrupt
     controllers; "split", only the local APICs are KVM's. More than one vCPU needs
-    local APICs. `hide_kvm`: CPUID shows no hypervisor. `on_eoi`: called with the
-    vector when an interrupt of a routed I/O APIC pin ends.
+    local APICs. `hide_kvm`: CPUID shows no hypervisor.
     """
 
     name = "kvm"
@@ -95,17 +91,13 @@ class KvmHost(Host):
     ) -> None:
         _check(vcpus, irqchip)
         super().__init__(dispatcher, memory)
-        self.on_eoi: list[Callable[[int], object]] = []
         self.cpus: list[VirtualCpu] = []
         self._vm: VirtualMachine | None = None
-        self._acknowledge: Callable[[], int] | None = None
-        self._sources = [0] * kvm_loop.GSIS
+        self._crew = Crew(self.cpus)
         self._timer: int | None = None
         self._thread = 0
         self._unblock: int | None = None
         self._others_ended: list[Exit | BaseException] = []
-        self._gate = threading.Condition()
-        self._pausing = self._parked = self._active = 0
         try:
             self._create(vcpus, irqchip, hide_kvm)
         except BaseException:
@@ -113,11 +105,8 @@ class KvmHost(Host):
             raise
 
     def _create(self, vcpus: int, irqchip: Irqchip, hide_kvm: bool) -> None:
-        code = kvm_loop.native()
-        self._loop = _LOOP(code.symbol("devc_kvm_loop"))
-        self.line_function, self.intr_function, self.message_function = (
-            code.symbol(f"devc_kvm_{name}") for name in ("line", "intr", "message")
-        )
+        self._loop = _LOOP(kvm_loop.native().symbol("devc_kvm_loop"))
+        self._prepare_interrupts()
         self._vm = VirtualMachine(irqchip)
         for ram in self.ranges:
             self._vm.map(ram.address, ram.size, self._ram_address() + ram.offset)
@@ -133,17 +122,12 @@ class KvmHost(Host):
             self.cpus.append(cpu)
             cpu.block.bus, cpu.block.vm = self.dispatcher.address, self.vm_context
             cpu.block.access.lane = lane(number)
-        self.dispatcher.kick = self._look
+        self.dispatcher.kick = self._crew.look
 
     @property
     def vm(self) -> VirtualMachine:
         assert self._vm is not None, "there is one from __init__ on"
         return self._vm
-
-    @property
-    def vm_context(self) -> int:
-        """The context of `line_function` and `message_function`."""
-        return ctypes.addressof(self._block)
 
     # --- running ---
 
@@ -151,7 +135,8 @@ class KvmHost(Host):
         first = self.cpus[0]
         self._bind()
         self._block.until, self._block.armed = until, 0
-        with self._others():
+        self._others_ended.clear()
+        with self._crew.others(self._run_other):
             try:
                 leave = self._drive(first)
             except BaseException as error:
@@ -181,7 +166,7 @@ class KvmHost(Host):
     def _serve(self, cpu: VirtualCpu, leave: int) -> bool:
         """Do what a leave other than ATTEND asks for; False if it is for good."""
         if leave == Leave.PAUSED:
-            self._park()
+            self._crew.park()
         elif leave == Leave.EOI:
             vector = abi.RunDetail.from_address(cpu.block.run).code & 0xFF
             with self.dispatcher.lock:
@@ -190,7 +175,7 @@ class KvmHost(Host):
         elif leave == Leave.ACKNOWLEDGE:
             with self.dispatcher.lock:
                 if cpu.block.intr and self._acknowledge is not None:
-                    _queue(cpu, self._acknowledge() & 0xFF)
+                    cpu.queue(self._acknowledge() & 0xFF)
         else:
             return leave == Leave.SIGNAL
         return True
@@ -210,32 +195,7 @@ class KvmHost(Host):
             cpu.block.stop = kvm_loop.STOP_ASKED
             leave = Leave(self._loop(cpu.address))
 
-    # --- the other vCPUs ---
-
-    @contextmanager
-    def _others(self) -> Iterator[None]:
-        """The others run in threads of their own until this is left."""
-        self._others_ended.clear()
-        others = self.cpus[1:]
-        with self._gate:
-            self._active = len(self.cpus)
-        threads = [
-            threading.Thread(target=self._run_other, args=[cpu], name=f"devc vCPU {cpu.number}", daemon=True)
-            for cpu in others
-        ]
-        try:
-            for cpu, thread in zip(others, threads, strict=True):
-                cpu.block.stop = 0
-                thread.start()
-            yield
-        finally:
-            self._end()
-            _until_done(threads, lambda: self._ask_all(others))
-            # Whoever asked the first one to stop has been obeyed, whatever came first.
-            self.cpus[0].block.stop = 0
-
     def _run_other(self, cpu: VirtualCpu) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             leave = self._drive(cpu)
             if leave is not Leave.STOPPED:
@@ -243,73 +203,15 @@ class KvmHost(Host):
         except BaseException as error:
             self._complete(cpu, error)
             self._others_ended.append(error)
-        finally:
-            self._end()
-            self._ask(self.cpus[0])
 
-    def _end(self) -> None:
-        with self._gate:
-            self._active -= 1
-            self._gate.notify_all()
-
-    def _ask_all(self, cpus: list[VirtualCpu]) -> None:
-        for cpu in cpus:
-            self._ask(cpu)
-
-    def _ask(self, cpu: VirtualCpu) -> None:
-        """Have a vCPU's loop leave with STOPPED."""
-        cpu.block.stop = kvm_loop.STOP_ASKED
-        self._kick(cpu)
-
-    def _look(self) -> None:
-        """A thread of Python's moved a deadline: have the timer armed for it."""
-        if threading.get_native_id() not in [cpu.block.thread for cpu in self.cpus]:
-            self._kick(self.cpus[0])
-
-    def _kick(self, cpu: VirtualCpu) -> None:
-        """Get a vCPU out of the guest, if another thread has it there."""
-        thread = cpu.block.thread
-        if thread and thread != threading.get_native_id():
-            cpu.head.immediate_exit = 1
-            wake_thread(thread)
-
-    # --- pausing ---
+    def stop(self) -> None:
+        self._crew.stop(*self.cpus)
 
     def pause(self) -> None:
-        if threading.get_native_id() in [cpu.block.thread for cpu in self.cpus]:
-            raise HostError("a vCPU's own thread cannot pause the guest; stop it")
-        with self._gate:
-            self._pausing += 1
-            for cpu in self.cpus:
-                cpu.block.pause = 1
-                self._kick(cpu)
-            try:
-                self._gate.wait_for(lambda: self._parked == self._active)
-            except BaseException:
-                self._resume()
-                raise
+        self._crew.pause()
 
     def resume(self) -> None:
-        with self._gate:
-            if not self._pausing:
-                raise HostError("the guest is not paused")
-            self._resume()
-
-    def _resume(self) -> None:
-        self._pausing -= 1
-        if not self._pausing:
-            for cpu in self.cpus:
-                cpu.block.pause = 0
-            self._gate.notify_all()
-
-    def _park(self) -> None:
-        with self._gate:
-            self._parked += 1
-            self._gate.notify_all()
-            try:
-                self._gate.wait_for(lambda: not self._pausing)
-            finally:
-                self._parked -= 1
+        self._crew.resume()
 
     # --- exits ---
 
@@ -333,75 +235,6 @@ class KvmHost(Host):
             abi.KernelExit.INTERNAL_ERROR: (Reason.INTERNAL_ERROR, _internal_error(detail)),
         }.get(number, (Reason.UNKNOWN, f"KVM exit {number}"))
         return Exit(reason, now, said, cpu.number)
-
-    def stop(self) -> None:
-        self._ask_all(self.cpus)
-
-    # --- interrupts ---
-
-    def inject(self, vector: int) -> bool:
-        if not 0 <= vector <= 255:
-            raise HostError(f"an interrupt vector is 0 to 255, not {vector}")
-        if self.vm.irqchip != "none":
-            raise HostError("vectors come from the local APIC here: drive a line or send a message")
-        return _queue(self.cpus[0], vector)
-
-    def source(self, gsi: int) -> int:
-        """A new line on a GSI of KVM's controllers: the argument of `line_function` for it."""
-        if self.vm.irqchip != "kernel" or not 0 <= gsi < abi.IOAPIC_PINS:
-            raise HostError(f"only irqchip='kernel' has GSIs, 0 to {abi.IOAPIC_PINS - 1}")
-        number = self._sources[gsi]
-        if number == _SOURCES - 1:
-            raise HostError(f"GSI {gsi} has {number} lines already")
-        self._sources[gsi] += 1
-        return gsi | number << 8
-
-    def irq_line(self, gsi: int, level: int) -> None:
-        """Drive a GSI of KVM's controllers, or-ed with the lines of `source`."""
-        if self.vm.irqchip != "kernel" or not 0 <= gsi < abi.IOAPIC_PINS:
-            raise HostError(f"only irqchip='kernel' has GSIs, 0 to {abi.IOAPIC_PINS - 1}")
-        NativeSink(self.line_function, self.vm_context, gsi | (_SOURCES - 1) << 8)(bool(level), 0)
-
-    def signal_msi(self, address: int, data: int) -> None:
-        """Send a message to the local APICs."""
-        if self.vm.irqchip == "none":
-            raise HostError("there are no local APICs with irqchip='none'")
-        _MESSAGE(self.message_function)(self.vm_context, address, data)
-
-    def route_msi(self, pin: int, address: int | None, data: int) -> None:
-        """What the I/O APIC's `pin` sends; see `VirtualMachine.route_message`."""
-        self.vm.route_message(pin, address, data)
-
-    def connect_pic(self, acknowledge: Callable[[], int]) -> None:
-        """An 8259 outside of KVM: `acknowledge` gives the vector when the first vCPU takes
-        its interrupt; `pic_line` tells its INT."""
-        if self.vm.irqchip == "kernel":
-            raise HostError("irqchip='kernel' has an 8259 pair already")
-        self._acknowledge = acknowledge
-
-    def connect_native_pic(self, read: int, state: int, device: int) -> None:
-        """As `connect_pic`, in native code: `read` is the function of the host window whose
-        u32 at 0 is the acknowledge cycle, `device` the dispatcher's number for `state`."""
-        self.connect_pic(lambda: 0)
-        self._inta_counters = Counters()
-        self._inta = RegionEntry(
-            read=read,
-            state=state,
-            size=4,
-            counters=ctypes.addressof(self._inta_counters),
-            counted=1,
-            device=device,
-        )
-        self._block.inta = ctypes.addressof(self._inta)
-
-    @property
-    def intr_sink(self) -> NativeSink:
-        """The 8259's INT goes there."""
-        return NativeSink(self.intr_function, self.cpus[0].address, keep=self)
-
-    def pic_line(self, level: int) -> None:
-        """The 8259's INT is high or low. From any thread."""
-        self.intr_sink(bool(level), 0)
 
     # --- posted writes ---
 
@@ -517,29 +350,3 @@ def _check(vcpus: int, irqchip: str) -> None:
         raise HostError(f"a guest has 1 to {MAX_VCPUS} vCPUs, not {vcpus}")
     if vcpus > 1 and irqchip == "none":
         raise HostError("several vCPUs need local APICs: choose irqchip='kernel' or 'split'")
-
-
-def _queue(cpu: VirtualCpu, vector: int) -> bool:
-    """Queue a vector for a vCPU; False if it is queued already."""
-    block = cpu.block
-    if any(block.queue[(block.head + i) % 256] == vector for i in range(block.pending)):
-        return False
-    block.queue[(block.head + block.pending) % 256] = vector
-    block.pending += 1
-    return True
-
-
-def _until_done(threads: list[threading.Thread], ask: Callable[[], object]) -> None:
-    """Join threads, whatever interrupts that: asking them again each time."""
-    interrupted: BaseException | None = None
-    while True:
-        ask()
-        try:
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            break
-        except KeyboardInterrupt as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted

@@ -73,6 +73,15 @@ class VirtualCpu:
         """The address of the run page's byte `offset`."""
         return int(self.block.run) + offset
 
+    def queue(self, vector: int) -> bool:
+        """Queue a vector to be injected; False if it is queued already."""
+        block = self.block
+        if any(block.queue[(block.head + i) % 256] == vector for i in range(block.pending)):
+            return False
+        block.queue[(block.head + block.pending) % 256] = vector
+        block.pending += 1
+        return True
+
     # --- registers ---
 
     def start(self, start: Start) -> None:
