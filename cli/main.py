@@ -30,6 +30,29 @@ Files = Annotated[
     list[Path], typer.Argument(metavar="FILE...", help="Device files, or names of shipped devices.")
 ]
 
+Disk = Annotated[
+    str | None,
+    typer.Option(metavar="FILE[,writable]", help="A raw image for the ATA disk; read only unless writable."),
+]
+Serial = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHERE",
+        help="The serial port: stdio (both ways), none, or a file. Default: what it sends is shown.",
+    ),
+]
+ConsoleOption = Annotated[
+    str | None,
+    typer.Option(metavar="WHERE", help="Ports 0xe9 and 0x402: stdio, none, or a file. Default: stdio."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show the exits.")]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Where the guest goes if Ctrl-C or the timeout stops it ('devc resume')."
+    ),
+]
+
 
 def _version(value: bool) -> None:
     if value:
@@ -172,23 +195,9 @@ def run(
             "for a flat image; with mc146818 and hpet for the others.",
         ),
     ] = None,
-    disk: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE[,writable]", help="A raw image for the ATA disk; read only unless writable."
-        ),
-    ] = None,
-    serial: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHERE",
-            help="The serial port: stdio (both ways), none, or a file. Default: what it sends is shown.",
-        ),
-    ] = None,
-    console: Annotated[
-        str | None,
-        typer.Option(metavar="WHERE", help="Ports 0xe9 and 0x402: stdio, none, or a file. Default: stdio."),
-    ] = None,
+    disk: Disk = None,
+    serial: Serial = None,
+    console: ConsoleOption = None,
     wav: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Record the PC speaker into a WAV file.")
     ] = None,
@@ -205,7 +214,8 @@ def run(
         bool | None,
         typer.Option(help="Run it again with every handler in Python. Default: only the timers' guest."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show the exits.")] = False,
+    quiet: Quiet = False,
+    save: Save = None,
 ) -> None:
     """Boot a guest whose timers are device files, and show what its exits cost.
 
@@ -213,7 +223,7 @@ def run(
     a PC with ACPI tables; a firmware boots the disk. Port 0xe9 prints a character, port
     0xf4 ends the run: writing 0 is success. Ctrl-C stops, and tells where.
     """
-    from .run import launch
+    from .run import Manner, launch
 
     options = {
         "guest": guest,
@@ -231,7 +241,33 @@ def run(
         "console": console,
         "timeout": timeout,
     }
-    raise typer.Exit(launch(machine, options, wav, compare, quiet))
+    raise typer.Exit(launch(machine, options, Manner(wav, compare, quiet, save)))
+
+
+@app.command(
+    epilog="Examples: devc resume guest.devc    devc resume guest.devc --save guest.devc --timeout 5"
+)
+def resume(
+    saved: Annotated[Path, typer.Argument(metavar="FILE", help="A guest that 'devc run --save' saved.")],
+    serial: Serial = None,
+    console: ConsoleOption = None,
+    disk: Disk = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop it after this much of its time.")
+    ] = None,
+    quiet: Quiet = False,
+    save: Save = None,
+) -> None:
+    """Go on with a saved guest where it was: its timers neither lost nor doubled.
+
+    The file is checked as whatever comes from elsewhere is. Its machine is built as it was;
+    the disk's image is where it was, unless told otherwise.
+    """
+    from .run import Manner
+    from .run import resume as command
+
+    options = {"serial": serial, "console": console, "disk": disk, "timeout": timeout}
+    raise typer.Exit(command(saved, options, Manner(quiet=quiet, save=save)))
 
 
 @app.command(epilog="Examples: devc bench    devc bench --only pit --json bench.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..dsl.diagnostics import DeviceFileError
+from ..runtime import pausing, saved_guest
 from ..runtime.boot import Booted, boot, complete
 from ..runtime.guests import GuestError, kind_of
 from ..runtime.hosts import Exit, HostError, Reason
@@ -29,6 +30,7 @@ from ..runtime.machine_file import (
 )
 from ..runtime.pc.board import Ending
 from ..runtime.pc.disk_image import DiskError
+from ..runtime.saved_guest import SavedGuest, SavedGuestError
 from ..runtime.vmm import RegisterCount
 from . import terminal
 from .run_costs import costs, show_costs
@@ -39,8 +41,18 @@ FLAT_TIMEOUT = 30.0
 """Seconds: a flat image has no operating system that may want to run for long."""
 
 
-_USAGE = (GuestError, DiskError, MachineError, MachineFileError, terminal.OutputError)
+_USAGE = (GuestError, DiskError, MachineError, MachineFileError, SavedGuestError, terminal.OutputError)
 """A command line that makes no sense: each message says what would."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a guest is run. `save`: where it goes if it is stopped before it ends."""
+
+    wav: Path | None = None
+    compare: bool | None = None
+    quiet: bool = False
+    save: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,18 +66,27 @@ class Measured:
     why: str
     failures: list[str]
     interrupted: bool = False
+    saved: bool = False
 
     @property
     def exits(self) -> int:
         return sum(count.light + count.heavy for count in self.counts)
 
 
-def launch(
-    machine: Path | None, options: Mapping[str, Any], wav: Path | None, compare: bool | None, quiet: bool
-) -> int:
+def launch(machine: Path | None, options: Mapping[str, Any], manner: Manner) -> int:
     """Run what a machine file and the command line's options say (None: not given)."""
+    return _reported(lambda: run(described(machine, options), manner))
+
+
+def resume(path: Path, options: Mapping[str, Any], manner: Manner) -> int:
+    """Go on with a saved guest; the options change its machine's outside."""
+    return _reported(lambda: _resumed(path, options, manner))
+
+
+def _reported(command: Callable[[], int]) -> int:
+    """The command's exit status; what goes wrong is said on stderr."""
     try:
-        return run(described(machine, options), wav, compare, quiet)
+        return command()
     except _USAGE as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
@@ -77,17 +98,29 @@ def launch(
         return MISSING
 
 
-def run(description: Description, wav: Path | None, compare: bool | None, quiet: bool) -> int:
+def run(description: Description, manner: Manner) -> int:
     """0 if the guest ended by itself and well; else why not, on stderr."""
     description = _prepared(description)
-    native = measured(description, "native", wav, echo=True)
+    native = measured(description, "native", manner, echo=True)
     others, prices = [], []
-    if compare is not False and _comparable(description, native, compare):
-        others.append(measured(description, "reference", None, echo=False))
+    if manner.compare is not False and _comparable(description, native, manner.compare):
+        others.append(measured(description, "reference", Manner(), echo=False))
         prices = costs(description.host, description.devices or (), native.counts)
-    if not quiet:
+    if not manner.quiet:
         show(native, *others)
         show_costs(prices)
+    return ended(native)
+
+
+def _resumed(path: Path, options: Mapping[str, Any], manner: Manner) -> int:
+    try:
+        saved = saved_guest.read(path)
+    except OSError as error:
+        raise SavedGuestError(f"cannot read the saved guest {path}: {error.strerror}") from None
+    description = replace(_over(pausing.description(saved), options), timeout=options.get("timeout"))
+    native = measured(description, "native", manner, echo=True, saved=saved)
+    if not manner.quiet:
+        show(native)
     return ended(native)
 
 
@@ -96,7 +129,10 @@ def run(description: Description, wav: Path | None, compare: bool | None, quiet:
 
 def described(machine: Path | None, options: Mapping[str, Any]) -> Description:
     """The machine file's description, and over it what the command line gives. Raises MachineFileError."""
-    base = read(machine) if machine is not None else Description()
+    return _over(read(machine) if machine is not None else Description(), options)
+
+
+def _over(base: Description, options: Mapping[str, Any]) -> Description:
     given = {k: v for k, v in options.items() if v is not None and v is not False and v != []}
     # What the file and the command line write alike is checked in one place.
     alike = {key: given.pop(key) for key in _ALIKE if key in given}
@@ -168,25 +204,34 @@ def _comparable(description: Description, native: Measured, compare: bool | None
 # --- running --------------------------------------------------------------------------------
 
 
-def measured(description: Description, engine: Engine, wav: Path | None, *, echo: bool) -> Measured:
-    """Run the guest once, from the start."""
-    python = {} if wav is None else {"i8254": {"speaker": {"wav": str(wav)}}}
+def measured(
+    description: Description, engine: Engine, manner: Manner, *, echo: bool, saved: SavedGuest | None = None
+) -> Measured:
+    """Run the guest once, from the start or from where it was saved."""
     with ExitStack() as stack:
         serial, console = (
             terminal.opened(where or terminal.STDIO, stack) if echo else None
             for where in (description.serial, description.console)
         )
-        booted = stack.enter_context(
-            boot(description, engine=engine, serial=serial, console=console, python=python)
-        )
+        machine: AbstractContextManager[Booted]
+        if saved is not None:
+            machine = pausing.resumed(saved, description, serial=serial, console=console)
+        else:
+            python = {} if manner.wav is None else {"i8254": {"speaker": {"wav": str(manner.wav)}}}
+            machine = boot(description, engine=engine, serial=serial, console=console, python=python)
+        booted = stack.enter_context(machine)
         reads = echo and description.serial == terminal.STDIO
         start = time.perf_counter()
         with terminal.typed(_receiver(booted)) if reads else nullcontext():
             ending, interrupted = _run(booted)
         took = time.perf_counter() - start
+        kept = False
+        if manner.save is not None and ending.request is None:
+            _save(booted, manner.save)
+            kept = True
         vmm = booted.vmm
         failures = [str(failure) for failure in booted.machine.failures]
-        return Measured(ending, vmm.counts(), took, vmm.host.name, vmm.why, failures, interrupted)
+        return Measured(ending, vmm.counts(), took, vmm.host.name, vmm.why, failures, interrupted, kept)
 
 
 def _run(booted: Booted) -> tuple[Ending, bool]:
@@ -197,6 +242,14 @@ def _run(booted: Booted) -> tuple[Ending, bool]:
         registers = booted.vmm.host.registers
         where = f"vCPU 0 at {registers.cs:#x}:{registers.rip:#x}"
         return Ending(Exit(Reason.STOPPED, booted.machine.now, f"interrupted, {where}")), True
+
+
+def _save(booted: Booted, path: Path) -> None:
+    try:
+        saved_guest.write(path, pausing.taken(booted))
+    except OSError as error:
+        raise SavedGuestError(f"cannot write {path}: {error.strerror}; the guest is lost") from None
+    print(f"saved to {path}; go on with: devc resume {path}", file=sys.stderr)
 
 
 def _receiver(booted: Booted) -> terminal.Output:
@@ -242,6 +295,8 @@ def ended(run: Measured) -> int:
     if run.interrupted:
         print(ending.exit.detail, file=sys.stderr)
         return INTERRUPTED
+    if run.saved:
+        return 0
     if ending.request == "exit" and ending.value:
         print(f"error: the guest ended with status {ending.value}", file=sys.stderr)
     elif ending.request in ("exit", "off"):

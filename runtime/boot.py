@@ -52,6 +52,8 @@ DEFAULTS: Mapping[Kind, Defaults] = {
 
 def complete(description: Description) -> Description:
     """With everything chosen that was left open. Raises GuestError."""
+    if None not in (description.memory, description.irqchip, description.devices):
+        return description
     if description.firmware is not None and description.guest is not None:
         raise GuestError("give either a guest or a firmware: a firmware loads its guest from the disk")
     kind: Kind = "firmware"
@@ -94,8 +96,11 @@ def boot(
     serial: Output | None = None,
     console: Output | None = None,
     python: Mapping[str, Mapping[str, Mapping[str, object]]] | None = None,
+    guest: Guest | None = None,
 ) -> Iterator[Booted]:
     """Build the machine and place its guest; everything is closed at the end.
+
+    `guest`: this one, not that of the description's files (runtime/pausing.py).
 
     `python`: options for the Python tiers, by device, as `Machine.add` takes them.
     Raises GuestError, DiskError, MachineError, HostError, and what
@@ -121,7 +126,7 @@ def boot(
             console=console,
             reboot=full.firmware is not None,
         )
-        guest = _guest(full, pc)
+        guest = guest or _guest(full, pc)
         irqchip = cast(Irqchip, full.irqchip)
         vmm = stack.enter_context(
             Vmm(machine, full.host, full.memory, vcpus=full.vcpus, irqchip=irqchip, hide_kvm=full.hide_kvm)

@@ -121,18 +121,21 @@ def load_guest(path: str | Path, around: Surroundings) -> Guest:
 def load_firmware(path: str | Path, memory: int) -> Guest:
     """A firmware image: read-only below 4 GiB, and its last 256 KiB in the RAM below 1 MiB,
     as the chipset would copy it. Raises GuestError."""
-    path = Path(path)
-    content = _content(path, "the firmware")
+    return firmware(Path(path).name, _content(Path(path), "the firmware"), memory)
+
+
+def firmware(name: str, content: bytes, memory: int) -> Guest:
+    """The guest that a firmware image is. Raises GuestError."""
     if not content or len(content) % PAGE or len(content) > MOST_FIRMWARE:
         raise GuestError(
-            f"the firmware {path} has {len(content)} bytes; an image is a multiple of {PAGE}, "
+            f"the firmware {name} has {len(content)} bytes; an image is a multiple of {PAGE}, "
             f"and at most {MOST_FIRMWARE >> 10} KiB. Is it SeaBIOS's bios.bin?"
         )
     if memory < MIB:
         raise GuestError(f"firmware needs at least 1 MiB of memory, not {memory >> 10} KiB")
     shadow = content[-SHADOW:]
     segments = (Segment(4 * GIB - len(content), content, read_only=True), Segment(MIB - len(shadow), shadow))
-    return Guest("firmware", path.name, RESET, segments)
+    return Guest("firmware", name, RESET, segments)
 
 
 def memory_map(memory: int) -> list[Range]:

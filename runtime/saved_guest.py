@@ -3,6 +3,7 @@
     manifest.json   format, the machine's description, every part's size and SHA-256
     devices         the devices' snapshot (runtime/snapshot.py), with the virtual time
     memory/ADDRESS  RAM from that guest-physical address (16 hexadecimal digits)
+    rom/ADDRESS     what is read-only there
     vcpu/N/NAME     a part of vCPU N's state, as the host gave it
     host/NAME       a part of the host's own state (interrupt controllers, say)
     board/NAME      the state of a board device that is no device file
@@ -26,14 +27,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 FORMAT = 1
 MOST_PARTS = 4096
 MANIFEST_LIMIT = 1 << 20  # bytes
 PART_LIMIT = 16 << 20  # bytes, of any part but memory
 MEMORY_LIMIT = 64 << 30  # bytes, of all memory together
+Bytes = bytes | memoryview
 _MANIFEST = "manifest.json"
+_DIGITS = frozenset("0123456789abcdef")
+_DAMAGE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError, zlib.error)
+"""What zipfile raises for archives that lie: of any kind, OSError for a place before the file's beginning."""
 _SPEED = 1  # zlib's fastest: RAM is mostly zeros, and somebody waits
 
 
@@ -45,23 +50,25 @@ class SavedGuestError(ValueError):
 class SavedGuest:
     """A paused guest.
 
-    `machine` describes how to build the machine again, in terms of JSON;
-    `memory` maps guest-physical addresses to bytes; `vcpus` is one mapping of
-    named parts for each vCPU; `now` is inside `devices`.
+    `machine` describes how to build the machine again, in terms of JSON; `memory`
+    and `rom` map guest-physical addresses to bytes; `vcpus` is one mapping of
+    named parts for each vCPU; the virtual time is inside `devices`.
     """
 
     machine: Mapping[str, Any]
     devices: bytes
-    memory: Mapping[int, bytes | memoryview]
+    memory: Mapping[int, Bytes]
     vcpus: tuple[Mapping[str, bytes], ...]
+    rom: Mapping[int, Bytes] = field(default_factory=dict)
     host: Mapping[str, bytes] = field(default_factory=dict)
     board: Mapping[str, bytes] = field(default_factory=dict)
 
-    def parts(self) -> Iterator[tuple[str, bytes | memoryview]]:
+    def parts(self) -> Iterator[tuple[str, Bytes]]:
         """Name and content of each part, the manifest excepted."""
         yield "devices", self.devices
-        for address, data in self.memory.items():
-            yield f"memory/{address:016x}", data
+        for kind, ranges in (("memory", self.memory), ("rom", self.rom)):
+            for address, data in ranges.items():
+                yield f"{kind}/{address:016x}", data
         for number, vcpu in enumerate(self.vcpus):
             for name, data in vcpu.items():
                 yield f"vcpu/{number}/{name}", data
@@ -102,15 +109,20 @@ def read(path: Path, most_memory: int = MEMORY_LIMIT) -> SavedGuest:
 
     SavedGuestError if it is no whole guest, OSError if there is no such file.
     """
+    with path.open("rb") as file:
+        manifest, contents = _opened(path, file, most_memory)
+    return _sorted(manifest, contents)
+
+
+def _opened(path: Path, file: BinaryIO, most_memory: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             manifest = _manifest(archive)
-            contents = dict(_contents(archive, manifest["parts"], most_memory))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise SavedGuestError(f"{path} is not a whole saved guest: {error}") from None
+            return manifest, dict(_contents(archive, manifest["parts"], most_memory))
     except SavedGuestError as error:
         raise SavedGuestError(f"{path}: {error}") from None
-    return _sorted(manifest, contents)
+    except _DAMAGE as error:
+        raise SavedGuestError(f"{path} is not a whole saved guest: {error}") from None
 
 
 def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -174,15 +186,15 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> by
 def _sorted(manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> SavedGuest:
     """The parts by what they are, from their names."""
     devices = b""
-    memory: dict[int, bytes] = {}
+    ranges: dict[str, dict[int, bytes]] = {"memory": {}, "rom": {}}
     vcpus: tuple[dict[str, bytes], ...] = tuple({} for _ in range(manifest["vcpus"]))
     groups: dict[str, dict[str, bytes]] = {"host": {}, "board": {}}
     for name, data in contents.items():
         match name.split("/"):
             case ["devices"]:
                 devices = data
-            case ["memory", address] if len(address) == 16 and set(address) <= set("0123456789abcdef"):
-                memory[int(address, 16)] = data
+            case ["memory" | "rom" as kind, address] if len(address) == 16 and set(address) <= _DIGITS:
+                ranges[kind][int(address, 16)] = data
             case ["vcpu", number, part] if (
                 number.isdecimal() and len(number) < 6 and int(number) < len(vcpus)
             ):
@@ -191,9 +203,11 @@ def _sorted(manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> Saved
                 groups[group][part] = data
             case _:
                 raise SavedGuestError(f"nothing of a guest is called {name!r}")
-    if not devices or not memory or not all(vcpus):
+    if not devices or not ranges["memory"] or not all(vcpus):
         raise SavedGuestError("the file lacks the devices, the memory or a vCPU")
-    return SavedGuest(manifest["machine"], devices, memory, vcpus, groups["host"], groups["board"])
+    return SavedGuest(
+        manifest["machine"], devices, ranges["memory"], vcpus, ranges["rom"], groups["host"], groups["board"]
+    )
 
 
 __all__ = ["FORMAT", "SavedGuest", "SavedGuestError", "read", "write"]

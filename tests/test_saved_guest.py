@@ -17,6 +17,7 @@ GUEST = SavedGuest(
     devices=b"devcsnap and so on",
     memory={0: bytes(4096), 0xFFFF_F000: bytes(range(256)) * 16},
     vcpus=({"regs": b"r0", "lapic": bytes(1024)}, {"regs": b"r1"}),
+    rom={0xFFFC_0000: b"\xea" * 256},
     host={"clock": b"12345678"},
     board={"disk": b"{}"},
 )
