@@ -30,7 +30,15 @@ from . import bpf, btf
 
 TEXT, MAPS = ".text", ".maps"
 
-TYPES = {"syscall": (bpf.SYSCALL, bpf.SLEEPABLE), "socket": (1, 0), "tc": (3, 0), "xdp": (6, 0)}
+TYPES = {
+    "syscall": (bpf.SYSCALL, bpf.SLEEPABLE),
+    # The patch series' types are in no released kernel. This one has a context of its own, too.
+    "kvm_io_read": (bpf.SYSCALL, bpf.SLEEPABLE),
+    "kvm_io_write": (bpf.SYSCALL, bpf.SLEEPABLE),
+    "socket": (1, 0),
+    "tc": (3, 0),
+    "xdp": (6, 0),
+}
 """Sections that hold programs that this loader knows: the type, and flags for loading."""
 
 WIDE, CALL = 0x18, 0x85

@@ -92,12 +92,13 @@ def _code() -> NativeCode:
 def _function(name: str) -> Any:
     """A function of calls.ll. It gives up Python's lock while it runs, which may be long for many calls."""
     pointer, number = ctypes.c_void_p, ctypes.c_uint32
-    result, *arguments = {
+    signatures: dict[str, tuple[Any, ...]] = {
         "devc_serve": (number, pointer, pointer),
         "devc_serve_all": (ctypes.c_uint64, pointer, pointer, number, number),
         "devc_try_hold": (number, pointer, number),
         "devc_let_go": (None, pointer),
-    }[name]
+    }
+    result, *arguments = signatures[name]
     kind = ctypes.CFUNCTYPE if name == "devc_serve_all" else ctypes.PYFUNCTYPE
     return kind(result, *arguments)(_code().symbol(name))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from devc.cli.verify import FAILED, MISSING, Outcome, Subject, at_home, report, table
+from devc.compiler import bpf_kvm
 from devc.compiler.bpf_compile import object_code
 from devc.compiler.driver import load
 from devc.dsl.diagnostics import Source
@@ -55,6 +56,17 @@ def test_an_object_file_is_verified_without_its_device_file(tmp_path: Path) -> N
     done = devc("verify", path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "acpi_pm_batch" in done.stdout
+
+
+@needs_bpf
+def test_programs_in_the_shape_of_the_patch_series_are_accepted(tmp_path: Path) -> None:
+    device = load("acpi_pm")
+    path = tmp_path / "acpi_pm.kvm.bpf.o"
+    path.write_bytes(object_code(device.reference_module(), device.source, programs=bpf_kvm.build))
+    done = devc("verify", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"acpi_pm_io_read +accepted", done.stdout)
+    assert re.search(r"acpi_pm_io_write +accepted", done.stdout)
 
 
 @needs_bpf
