@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,36 @@ def test_injected_interrupts_are_counted() -> None:
             host.inject(vector)
         assert host.run().reason is Reason.HALTED
         assert host.injected == 3
+
+
+@needs_kvm
+def test_times_add_up_to_the_runs_and_cost_nothing_unless_asked_for() -> None:
+    board = Board()
+    with booted(board, "sti\n 1: in $0x40, %al\n in $0xe0, %al\n jmp 1b") as host:
+        host.run(until=board.dispatcher.now() + 5_000_000)
+        (before,) = host.times()
+        assert before.runs > 10
+        assert before.guest_ns == before.host_ns == 0
+        host.timed = True
+        start = time.monotonic_ns()
+        host.run(until=board.dispatcher.now() + 50_000_000)
+        took = time.monotonic_ns() - start
+        (after,) = host.times()
+        assert 0.5 * took < after.guest_ns + after.host_ns <= took
+        assert after.guest_ns > 0
+        assert after.host_ns > 0
+
+
+@needs_kvm
+def test_time_asleep_is_the_hosts() -> None:
+    board = Board()
+    board.io.state.period = 5_000_000
+    board.io.state.deadline = board.dispatcher.now() + 5_000_000
+    with booted(board, "sti\n 1: hlt\n jmp 1b") as host:
+        host.timed = True
+        host.run(until=board.dispatcher.now() + 20_000_000)
+        (times,) = host.times()
+        assert times.asleep_ns > 10_000_000
 
 
 # --- manners ------------------------------------------------------------------

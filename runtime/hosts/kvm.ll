@@ -21,6 +21,7 @@ entry:
   %pause.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pause
   %intr.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.intr
   %own_number.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.number
+  %timed.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.timed
   %looked.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.looked
   %until.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.until
   %armed.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.armed
@@ -175,7 +176,20 @@ ask_exit:
 guest:
   store i32 0, ptr %settled.p
   call void @add_one(ptr %runs.p)
-  %status = call i64 @vcpu_ioctl(ptr %vcpu, i64 $KVM_RUN, i64 0)
+  %timed = load i32, ptr %timed.p
+  %untimed = icmp eq i32 %timed, 0
+  br i1 %untimed, label %run_freely, label %run_timed, !prof !1000
+
+run_timed:
+  %status.timed = call i64 @run_timed(ptr %vcpu, ptr %bus)
+  br label %back
+
+run_freely:
+  %status.free = call i64 @vcpu_ioctl(ptr %vcpu, i64 $KVM_RUN, i64 0)
+  br label %back
+
+back:
+  %status = phi i64 [ %status.free, %run_freely ], [ %status.timed, %run_timed ]
   %without_ring = icmp eq ptr %ring, null
   br i1 %without_ring, label %after, label %look_posted, !prof !1000
 
@@ -200,7 +214,7 @@ more_posted:
   br i1 %served_more, label %after, label %leave_attend
 
 after:
-  %result.of_run = phi i64 [ %status, %guest ], [ %status, %look_posted ], [ %status, %serve_posted ], [ %status.kept, %more_posted ]
+  %result.of_run = phi i64 [ %status, %back ], [ %status, %look_posted ], [ %status, %serve_posted ], [ %status.kept, %more_posted ]
   %ran = icmp sge i64 %result.of_run, 0
   br i1 %ran, label %exited, label %failed, !prof !1000
 
@@ -446,7 +460,7 @@ doze:
   store i32 %signal_fd, ptr %poll
   %events.p = getelementptr { i32, i16, i16 }, ptr %poll, i32 0, i32 1
   store i16 1, ptr %events.p ; POLLIN
-  %polled = call i64 @ppoll(i64 %poll.at, i64 %mask.at)
+  %polled = call i64 @sleep_timed(ptr %vcpu, ptr %bus, i64 %poll.at, i64 %mask.at)
   %signalled = icmp eq i64 %polled, -4
   br i1 %signalled, label %leave_signal, label %rung
 

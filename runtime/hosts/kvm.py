@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from ...compiler.ir import NEVER
@@ -68,6 +69,21 @@ def _internal_error(detail: abi.RunDetail) -> str:
         size, *code = b"".join(word.to_bytes(8, "little") for word in words[1:3])
         return f"KVM cannot run the instruction at {bytes(code[:size]).hex(' ')}"
     return f"suberror {detail.code} {' '.join(f'{word:#x}' for word in words)}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuTimes:
+    """A vCPU's loop: entries into the guest, of which signals ended `interrupted`;
+    interrupts injected by us. ns inside KVM_RUN (`guest_ns`: where the local APIC is the
+    kernel's, a halted guest sleeps there), between two (`host_ns`), and of that asleep
+    with the guest halted (`asleep_ns`)."""
+
+    runs: int
+    interrupted: int
+    injected: int
+    guest_ns: int
+    host_ns: int
+    asleep_ns: int
 
 
 class KvmHost(KvmInterrupts):
@@ -152,6 +168,7 @@ class KvmHost(KvmInterrupts):
     def _drive(self, cpu: VirtualCpu) -> Leave:
         """Run a vCPU until it leaves for good."""
         loop, where, access = self._loop, cpu.address, cpu.block.access
+        cpu.block.exited = 0
         cpu.block.thread = threading.get_native_id()
         try:
             while True:
@@ -329,6 +346,24 @@ class KvmHost(KvmInterrupts):
     def runs(self) -> int:
         """How often the guest was entered."""
         return sum(int(cpu.block.runs) for cpu in self.cpus)
+
+    @property
+    def timed(self) -> bool:
+        """Whether `times` sums up times; it costs two looks at the clock an exit."""
+        return bool(self.cpus[0].block.timed)
+
+    @timed.setter
+    def timed(self, timed: bool) -> None:
+        for cpu in self.cpus:
+            cpu.block.exited = 0
+            cpu.block.timed = timed
+
+    def times(self) -> list[VcpuTimes]:
+        """What each vCPU's loop did so far; times only while `timed`."""
+        blocks = (cpu.block for cpu in self.cpus)
+        return [
+            VcpuTimes(b.runs, b.interrupted, b.injected, b.guest_ns, b.host_ns, b.asleep_ns) for b in blocks
+        ]
 
     @property
     def injected(self) -> int:

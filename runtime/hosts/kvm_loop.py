@@ -113,6 +113,8 @@ class Vcpu(ctypes.Structure):
     stop, pause  STOP_ASKED or STOP_TIME; or 1 to pause: leave when the exit under
                  way is complete. They are looked at together
     looked       when the loop was entered, host ns
+    timed        sum up host ns: `guest_ns` in KVM_RUN, `host_ns` between (`exited`: since
+                 when; 0: not yet), `asleep_ns` of it asleep with the guest halted
     settled      deadlines were dealt with since the guest last ran
     intr         the 8259's INT is high
     thread       the kernel's number of the thread that runs the loop; 0: none
@@ -130,6 +132,10 @@ class Vcpu(ctypes.Structure):
         ("interrupted", c_uint64),
         ("injected", c_uint64),
         ("looked", c_uint64),
+        ("exited", c_uint64),
+        ("guest_ns", c_uint64),
+        ("host_ns", c_uint64),
+        ("asleep_ns", c_uint64),
         ("stop", c_uint32),
         ("pause", c_uint32),
         ("left", c_uint32),
@@ -144,6 +150,8 @@ class Vcpu(ctypes.Structure):
         ("pending", c_uint32),
         ("intr", c_uint32),
         ("thread", c_uint32),
+        ("timed", c_uint32),
+        ("pad", c_uint32),
         ("queue", c_uint8 * 256),
     ]
 

@@ -158,4 +158,41 @@ define internal i64 @ppoll(i64 %poll.at, i64 %mask.at) alwaysinline {
   ret i64 %result
 }
 
+; KVM_RUN, and how long it took, and how long the exit before it.
+define internal i64 @run_timed(ptr %vcpu, ptr %bus) noinline {
+  %entered = call i64 @host_now(ptr %bus)
+  %exited.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.exited
+  %exited = load i64, ptr %exited.p
+  %first = icmp eq i64 %exited, 0
+  %outside = sub i64 %entered, %exited
+  %known = select i1 %first, i64 0, i64 %outside
+  %host_ns.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.host_ns
+  call void @add_to(ptr %host_ns.p, i64 %known)
+  %status = call i64 @vcpu_ioctl(ptr %vcpu, i64 $KVM_RUN, i64 0)
+  %now = call i64 @host_now(ptr %bus)
+  store i64 %now, ptr %exited.p
+  %inside = sub i64 %now, %entered
+  %guest_ns.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.guest_ns
+  call void @add_to(ptr %guest_ns.p, i64 %inside)
+  ret i64 %status
+}
+
+; @ppoll, and how long it took.
+define internal i64 @sleep_timed(ptr %vcpu, ptr %bus, i64 %poll.at, i64 %mask.at) {
+  %asleep = call i64 @host_now(ptr %bus)
+  %result = call i64 @ppoll(i64 %poll.at, i64 %mask.at)
+  %awake = call i64 @host_now(ptr %bus)
+  %slept = sub i64 %awake, %asleep
+  %asleep_ns.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.asleep_ns
+  call void @add_to(ptr %asleep_ns.p, i64 %slept)
+  ret i64 %result
+}
+
+define internal void @add_to(ptr %total, i64 %more) alwaysinline {
+  %value = load i64, ptr %total
+  %sum = add i64 %value, %more
+  store i64 %sum, ptr %total
+  ret void
+}
+
 declare i64 @llvm.umax.i64(i64, i64)
