@@ -1,0 +1,73 @@
+/* The guest: real mode, from GUEST_AT. It programs the PIT over and over, reads
+ * a counter back now and then, and works on the panel's page. What it has done
+ * is in its registers when it halts (guest.h). */
+#include "guest.h"
+
+        .section .rodata
+        .globl  guest_begin, guest_end, stranger_begin, stranger_end
+        .code16
+guest_begin:
+        xorl    %ebx, %ebx              /* OUTs */
+        xorl    %edx, %edx              /* INs */
+        movl    $ROUNDS, %ecx
+round:  movb    $0x34, %al              /* counter 0: low then high byte, mode 2 */
+        outb    %al, $0x43
+        movb    %cl, %al
+        outb    %al, $0x40
+        movb    $0x10, %al
+        outb    %al, $0x40
+        movb    $0xb6, %al              /* counter 2: mode 3 */
+        outb    %al, $0x43
+        movb    %cl, %al
+        outb    %al, $0x42
+        movb    %ch, %al
+        outb    %al, $0x42
+        movb    %cl, %al                /* its gate, and the speaker */
+        andb    $3, %al
+        outb    %al, $0x61
+        addl    $7, %ebx
+        testb   $15, %cl
+        jnz     quiet
+        movb    $0, %al                 /* latch counter 0, and read it */
+        outb    %al, $0x43
+        inb     $0x40, %al
+        inb     $0x40, %al
+        movw    $0x1234, %ax            /* a word: two registers at once */
+        outw    %ax, $0x41
+        addl    $2, %ebx
+        addl    $2, %edx
+quiet:  loopl   round
+
+        /* The panel, through the segment whose base is its address. */
+        movw    $(PANEL_AT >> 4), %ax
+        movw    %ax, %ds
+        xorl    %esi, %esi              /* reads that were not what the panel says */
+        movl    $RINGS, %ecx
+ring:   movl    %ecx, PANEL_LAMPS
+        movl    %ecx, PANEL_BELL
+        cmpl    $PANEL_ID, PANEL_IDENT
+        je      1f
+        incl    %esi
+1:      cmpl    PANEL_LAMPS, %ecx
+        je      2f
+        incl    %esi
+2:      movl    PANEL_DARK, %eax
+        notl    %eax
+        cmpl    %eax, %ecx
+        je      3f
+        incl    %esi
+3:      loopl   ring
+        movl    PANEL_BELL, %edi
+        hlt
+        jmp     .-1
+guest_end:
+
+        /* Another VM's guest: the same port, and none of our business. */
+stranger_begin:
+        movb    $0x34, %al
+        outb    %al, $0x43
+        hlt
+        jmp     .-1
+stranger_end:
+        .code64
+        .section .note.GNU-stack, "", @progbits
