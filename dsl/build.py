@@ -361,7 +361,8 @@ class Builder(Transformer_NonRecursive[Token, t.File]):
 
     def on(self, m: Meta, c: list[Any]) -> t.On:
         event, when, body = c
-        return t.On(span_of(m), event.kind, *event.value, when, body)
+        subject, target, bits = event.value
+        return t.On(span_of(m), event.kind, subject, target, bits, when, body)
 
     # an event's value: subject, target, name of the bits
 

@@ -68,6 +68,10 @@ class Shared(Protocol):
         """Under the lock: whether a thread is delivering edges of the device."""
         ...
 
+    def renewed(self) -> None:
+        """Under the lock: the state was reset or restored."""
+        ...
+
     def attended(self, deadline: bool, lines: bool, now: int) -> None:
         """Python has taken the device's attention: its deadline may have moved, and lines that
         native code delivers may have changed."""
@@ -239,6 +243,22 @@ class Device:
             return True
         return not self.shared.delivering and not self.instance.attention and self.deadline > now
 
+    def reset(self, now: int) -> None:
+        """Power-on state. `restart` must follow."""
+        with self.held():
+            self.instance.reset(self.arrive(now))
+            self._renewed()
+
+    def restore(self, now: int, image: bytes) -> None:
+        """Take over an image that fits. `restart` must follow."""
+        with self.held():
+            self.instance.restore(now, image)
+            self._renewed()
+
+    def _renewed(self) -> None:
+        if self.shared is not None:
+            self.shared.renewed()
+
     def change(self, slots: Mapping[str, int], now: int) -> None:
         """Give slots other values from outside. `attend` must follow."""
         with self.held():
@@ -270,9 +290,9 @@ class Device:
 
     def _changed_lines(self, take: Callable[[OutputLine, int, int], Edges]) -> list[Edges]:
         """What lines that Python delivers did; those of native code only begin anew here."""
-        levels, edges = self.instance.lines, []
-        for line, rises in zip(self.lines, self.instance.rises, strict=True):
-            level = levels >> line.bit & 1
+        levels, counted, edges = self.instance.lines, self.instance.rises, []
+        for line in self.lines:
+            level, rises = levels >> line.bit & 1, counted[line.bit]
             if line.entry.native:
                 if take is OutputLine.restart:
                     line.entry.rises = (rises - (level > line.level)) & _U32

@@ -61,6 +61,8 @@ class Policy:
     parts           another pace than the rule's
     unmasking_clears  the controller latches an edge while masked, so a mask holds
                     nothing back, but what waits when it ends is dropped
+    holds           the line stays up until the tick is acknowledged, whatever the device's
+                    does, for a controller that forgets a request whose line falls
     """
 
     missed: str
@@ -68,6 +70,7 @@ class Policy:
     acknowledged: bool = True
     parts: int | None = None
     unmasking_clears: bool = False
+    holds: bool = False
 
     def __post_init__(self) -> None:
         if self.missed not in RULES:
@@ -162,7 +165,7 @@ class Coalescer:
 
     def update(self, rises: int, level: int, now: int) -> None:
         """The line has risen `rises` times since the last call, and is at `level`."""
-        if self._level and (rises or not level):
+        if self._level and (rises or not level) and not (self.policy.holds and self.outstanding):
             self._lower(now)
         self._level = level
         if rises:
