@@ -105,7 +105,7 @@ def _show(outcome: Outcome, log: bool, console: Console) -> None:
             print(f"# {verdict.program}\n{verdict.log}")
     console.print(table(outcome))
     for line in at_home(outcome.subject.module):
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     for verdict in outcome.verdicts:
         if verdict.refusal is not None:
             print(report(verdict.program, verdict.refusal, outcome.subject), end="\n\n", file=sys.stderr)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +77,6 @@ class KernelInstance(NativeInstance):
         self.batch = self.loaded.program(f"{module.name}_batch")
         self._native = NativeCalls(code, module, self.address)
         self._numbers = {region.name: number for number, region in enumerate(module.regions)}
-        self._threads = threading.local()
 
     def _allocate(self, size: int) -> tuple[int, memoryview]:
         """The state in the map of the object's `.data`."""

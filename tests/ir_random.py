@@ -38,6 +38,8 @@ EDGES = (0, 1, 2, 3, 7, 63, 64, 255, 256, 65535, 10**9, 2**31, 2**32 - 1, 2**32,
 HZ = intervals.HZ
 OPS = (*get_args(ir.BinaryOp), "shr", "shr", "div")
 EXACT = ("add", "sub", "mul")
+CALLERS = ("lock", "version")
+"""Slots that no function looks at: they are the caller's (docs/abi.md)."""
 MODULO = ("addw", "subw", "mulw")
 COMPARISONS = ("eq", "ne", "lt", "le")
 MAX_COST = 400
@@ -261,7 +263,7 @@ class _Generator:
         return [ir.Let(name, value)], {**scope, name: range_}
 
     def store(self, scope: Scope, depth: int) -> tuple[list[Stmt], Scope | None]:
-        slot = self.rng.choice([s for s in self.slots if s.kind != "param"])
+        slot = self.rng.choice([s for s in self.slots if s.kind != "param" and s.name not in CALLERS])
         index = self.index(slot, scope)
         value = None
         if all(isinstance(i, ir.Const) for i in index):
@@ -377,7 +379,7 @@ class _Generator:
             name = self.rng.choice(sorted(scope))
             return ir.Var(name, self.body.types[name])
         if draw < 0.65:
-            slot = self.rng.choice(self.slots)
+            slot = self.rng.choice([s for s in self.slots if s.name not in CALLERS])
             return ir.Load(slot.name, self.index(slot, scope), slot.type)
         if draw < 0.75:
             return ir.Now()

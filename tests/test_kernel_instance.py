@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 from devc.compiler import ir
+from devc.compiler.bpf_compile import object_code
 from devc.compiler.driver import DeviceType, load
+from devc.compiler.jit import compile_module
 from devc.dsl.diagnostics import Source
 from devc.runtime import kernel_instance
 from devc.runtime.bpf_object import ObjectError
@@ -35,9 +38,11 @@ from devc.runtime.instance import ImageError, NativeInstance
 from devc.runtime.kernel_instance import KernelInstance, LockedError, Runner
 from devc.runtime.machine import Machine
 
+from . import ir_random
 from .bpf_rig import ROOT, needs_bpf
-from .engine_pair import later
+from .engine_pair import Pair, drive, later
 
+LONG = bool(int(os.environ.get("DEVC_LONG", "0")))
 NAMES = ("i8254", "acpi_pm", "mc146818", "hpet")
 
 COUNTER = '''device counter(base: port = 0x100):
@@ -174,6 +179,32 @@ def test_a_bad_image_is_refused_and_changes_nothing() -> None:
 def test_an_object_of_another_device_is_refused() -> None:
     with pytest.raises(ObjectError, match="bytes"):
         KernelInstance(kind("i8254").native(), kind("i8254").module, image("acpi_pm"), 0)
+
+
+class Unlocked(NativeInstance):
+    """Its lock and version, which a kernel's twin counts up, do not show."""
+
+    @property
+    def state(self) -> bytes:
+        state = bytearray(super().state)
+        state[ir.LOCK_AT : ir.UNLOCKED_AT] = bytes(ir.UNLOCKED_AT - ir.LOCK_AT)
+        return bytes(state)
+
+
+class UnlockedKernel(Unlocked, KernelInstance):
+    pass
+
+
+@needs_bpf
+@pytest.mark.parametrize("seed", range(100) if LONG else (1, 22, 25, 34))
+def test_random_modules_are_the_native_twins(seed: int) -> None:
+    """Of every operation, with arrays, loops and calls; hundreds of calls with time steps and restores."""
+    module, rng = ir_random.make(seed), Random(seed)
+    code = compile_module(module, None)
+    params = {p.name: ir_random.number(rng, p.type) for p in module.params}
+    kernel = UnlockedKernel(code, module, object_code(module, None), 5, **params)
+    drive(Pair(Unlocked(code, module, 5, **params), kernel), rng, 300, 5)
+    kernel.close()
 
 
 # --- records ----------------------------------------------------------------------------
