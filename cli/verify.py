@@ -146,6 +146,8 @@ def report(program: str, refusal: Refusal, subject: Subject) -> str:
     place, source = refusal.place, subject.source
     where = f"instruction {refusal.index}, {refusal.instruction}" if refusal.instruction else ""
     help = f"{where}; `devc verify --log` shows each step of the verifier" if where else ""
+    if bpf.distrusted():
+        help += "; it follows mispredicted branches, too, because this process has no CAP_PERFMON"
     message = f"the kernel's verifier refuses {program}: {refusal.reason}"
     if place is None or not place.line:
         return Diagnostic(REFUSED, message, NOWHERE, help).render(source or Source(subject.name, ""))

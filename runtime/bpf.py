@@ -436,16 +436,28 @@ _PERMIT = (
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21}
 
 
-def _forbidden() -> str:
-    """Which of the things that permit it are absent."""
+def capabilities() -> set[str]:
+    """Which of those that matter to bpf(2) this process has."""
     try:
         with open("/proc/self/status") as file:
             held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
     except (OSError, StopIteration):
-        return "the kernel says EPERM"
-    if held >> _CAPABILITIES["CAP_SYS_ADMIN"] & 1:
-        return "this process is privileged, so a sandbox (a user namespace, seccomp, lockdown) forbids it"
-    absent = [name for name in ("CAP_BPF", "CAP_PERFMON") if not held >> _CAPABILITIES[name] & 1]
-    if not absent:
-        return "this process has CAP_BPF, so a sandbox (a user namespace, seccomp, lockdown) forbids it"
+        return set()
+    return {name for name, bit in _CAPABILITIES.items() if held >> bit & 1}
+
+
+def distrusted() -> bool:
+    """Whether the verifier follows mispredicted branches of this process's programs, too, and so refuses
+    some that it accepts from others."""
+    return not capabilities() & {"CAP_PERFMON", "CAP_SYS_ADMIN"}
+
+
+def _forbidden() -> str:
+    """Which of the things that permit it are absent."""
+    held = capabilities()
+    if "CAP_SYS_ADMIN" in held or "CAP_BPF" in held:
+        return (
+            "this process has the capability, so a sandbox (a user namespace, seccomp, lockdown) forbids it"
+        )
+    absent = [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in held]
     return f"this process has no {' and no '.join(absent)}"

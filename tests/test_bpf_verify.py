@@ -180,6 +180,16 @@ def test_what_is_missing_and_what_would_give_it_are_named() -> None:
     assert "run as root, or give this Python CAP_BPF and CAP_PERFMON" in done.stderr
 
 
+def test_a_refusal_says_that_the_verifier_distrusts_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CAP_PERFMON it refuses more: the HPET, on Linux 6.18."""
+    subject = Subject("x", None, None, Source("x.dev", "device x():\n"))  # type: ignore[arg-type]
+    refused = Refusal("The sequence of 8193 jumps is too complex.", 12, "(16) if w0 == 0x0 goto pc-9")
+    monkeypatch.setattr(bpf, "capabilities", lambda: {"CAP_BPF"})
+    assert "no CAP_PERFMON" in report("x_read", refused, subject)
+    monkeypatch.setattr(bpf, "capabilities", lambda: {"CAP_BPF", "CAP_PERFMON"})
+    assert "no CAP_PERFMON" not in report("x_read", refused, subject)
+
+
 @pytest.mark.parametrize(
     ("number", "says"),
     [(38, "no bpf(2)"), (1, "no permission"), (22, "5.17 or newer"), (12, "Cannot allocate")],
