@@ -11,7 +11,7 @@ import ctypes
 import gc
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,14 +59,17 @@ class PlainGuest(ctypes.Structure):
     ]
 
 
-class Guest:
-    """A machine with both timers, running `reads` reads of a port on a host."""
+TIMERS = ("i8254", "acpi_pm")
 
-    def __init__(self, host: str, port: int, width: int, reads: int) -> None:
+
+class Guest:
+    """A machine with devices, running `reads` reads of a port on a host."""
+
+    def __init__(self, host: str, port: int, width: int, reads: int, devices: Sequence[str] = TIMERS) -> None:
         """`Unavailable` if the host does not work here."""
         self.reads = reads - reads % UNROLLED
         self.machine = Machine(HostClock())
-        for device in ("i8254", "acpi_pm"):
+        for device in devices:
             self.machine.add(device)
         try:
             self.vmm = Vmm(self.machine, host)
@@ -112,8 +115,8 @@ class Guest:
 
 
 @contextmanager
-def guest(host: str, port: int, width: int, reads: int) -> Iterator[Guest]:
-    made = Guest(host, port, width, reads)
+def guest(host: str, port: int, width: int, reads: int, devices: Sequence[str] = TIMERS) -> Iterator[Guest]:
+    made = Guest(host, port, width, reads, devices)
     try:
         yield made
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from . import compile_time, guests, handlers, kernel_cost, python_handlers, wasm_cost
+from . import compile_time, guests, handlers, kernel_cost, python_handlers, qemu, vcpus, wasm_cost
 from .result import Benchmark, Report, Scale, Skipped, Unavailable, matching
 
 BENCHMARKS: tuple[Benchmark, ...] = (
@@ -12,6 +12,8 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     *python_handlers.BENCHMARKS,
     *wasm_cost.BENCHMARKS,
     *guests.BENCHMARKS,
+    *vcpus.BENCHMARKS,
+    *qemu.BENCHMARKS,
     *kernel_cost.BENCHMARKS,
     *compile_time.BENCHMARKS,
 )
