@@ -20,6 +20,7 @@ from devc.compiler.jit import compile_module
 from devc.dsl.diagnostics import Source
 from devc.runtime import kernel_instance
 from devc.runtime.bpf_object import ObjectError
+from devc.runtime.bus import Space
 from devc.runtime.calls import (
     BUSY,
     DEADLINE,
@@ -34,6 +35,7 @@ from devc.runtime.calls import (
     let_go,
     try_hold,
 )
+from devc.runtime.dispatch import Dispatcher
 from devc.runtime.instance import ImageError, NativeInstance
 from devc.runtime.kernel_instance import KernelInstance, LockedError, Runner
 from devc.runtime.machine import Machine
@@ -352,6 +354,37 @@ def test_nothing_is_lost_where_both_sides_work_at_once() -> None:
         assert device.get("hits") == 2 * accesses
         assert device.get("version") == 4 * accesses
         assert device.get("lock") == 0
+
+
+@needs_bpf
+def test_nothing_is_lost_between_the_trap_dispatcher_and_the_kernel() -> None:
+    """A vCPU's loop takes the same lock, so its exits and the kernel's programs may serve one device."""
+    accesses = 30_000
+    with in_kernel("counter") as device:
+        read, write, settle = (
+            device.code.symbol(f"counter_{name}") for name in ("io_read", "io_write", "settle")
+        )
+        dispatcher = Dispatcher()
+        dispatcher.add_region("io", 0x100, 8, read, write, device.address)
+        dispatcher.add_device(device.address, settle)
+        for number in range(64):
+            device.calls[number] = Call(width=4, what=READ)
+        served = 0
+        done = threading.Event()
+
+        def kernel() -> None:
+            nonlocal served
+            while not done.is_set():
+                served += device.serve_all(64)
+
+        thread = threading.Thread(target=kernel)
+        thread.start()
+        answers = [dispatcher.access(Space.IO, 0x100, 4, False, now=0)[1] for _ in range(accesses)]
+        done.set()
+        thread.join()
+        assert device.get("hits") == accesses + served
+        assert served > 0
+        assert answers == sorted(set(answers))
 
 
 @needs_bpf
