@@ -3,8 +3,8 @@
     python -m tests.device_docs             names the documents that are not current
     python -m tests.device_docs --write     makes them so
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`. Parameters, registers
-and lines are made from the module. In the table of differences only the counts
+A table stands between `<!-- NAME -->` and `<!-- end -->`. Parameters, registers,
+inputs and lines are made from the module. In the table of differences only the counts
 are made; its words are people's, one row a cause, and are kept.
 """
 
@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from devc.compiler import ir
-from devc.compiler.driver import load
+from devc.compiler.driver import DEVICES, load
 
 from .golden_compare import differences
 from .golden_traces import recorded
 
 DOCS = Path(__file__).parent.parent / "docs" / "devices"
 RECORDED = {"i8254": "pit", "acpi_pm": "pmtimer", "hpet": "hpet", "mc146818": "rtc"}
-"""What the recordings call the devices."""
+"""What the recordings call the devices; of others there are none."""
+SHIPPED = sorted(path.stem for path in DEVICES.glob("*.dev"))
 
 _TABLE = re.compile(r"(<!-- (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _ELEMENT = re.compile(r"^(\w+)\[(\d+)\](.*)$")
@@ -42,7 +43,7 @@ def parameters(module: ir.Module) -> str:
 def _parameter(param: ir.Param) -> tuple[str, ...]:
     """Addresses and masks in hexadecimal."""
     is_address = param.slot is None
-    show = "{:#x}" if is_address or param.type == ir.U32 else "{:_}"
+    show = "{:#x}" if is_address or param.type in (ir.U8, ir.U32) else "{:_}"
     default, low, high = (show.format(n) for n in (param.default, param.type.lo, param.type.hi))
     doc = param.doc or ("where its window is" if is_address else "")
     return f"`{param.name}`", default, f"{low} to {high}", doc
@@ -82,11 +83,24 @@ def _field(field: ir.Field) -> str:
     return f"[{bits}] `{field.name}` {field.access}"
 
 
+def inputs(module: ir.Module) -> str:
+    """One row an input; those of an array in one."""
+    arrays: dict[str, list[ir.Input]] = {}
+    for given in module.inputs:
+        arrays.setdefault(given.name.partition("[")[0], []).append(given)
+    rows = [
+        (f"`{name}`" if len(members) == 1 else f"`{name}[n]`, n = 0 to {len(members) - 1}", members[0].doc)
+        for name, members in arrays.items()
+    ]
+    return table(("input", "meaning"), rows)
+
+
 def lines(module: ir.Module) -> str:
     """One row a line; those of an array in one."""
     arrays: dict[str, list[ir.Line]] = {}
     for line in module.lines:
-        arrays.setdefault(line.name.partition("[")[0], []).append(line)
+        if line.name:
+            arrays.setdefault(line.name.partition("[")[0], []).append(line)
     rows = []
     for name, members in arrays.items():
         first = members[0]
@@ -122,6 +136,7 @@ def causes(old: str) -> Iterator[tuple[str, str]]:
 TABLES: dict[str, Callable[[ir.Module], str]] = {
     "parameters": parameters,
     "registers": registers,
+    "inputs": inputs,
     "lines": lines,
 }
 
@@ -145,7 +160,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write them into the documents")
     write = parser.parse_args().write
     stale = 0
-    for device in RECORDED:
+    for device in SHIPPED:
         path = DOCS / f"{device}.md"
         old = path.read_text()
         fresh = current(device, old)
