@@ -78,9 +78,9 @@ flat:   movw    $16, %ax
         outb    %al, $0x40
         outb    %al, $0x40
         movl    ${rounds}, %ebp
-1:      movw    ${port}, %dx
-        rdtsc
+1:      rdtsc
         movl    %eax, %esi
+        movw    ${port}, %dx
         movl    ${turns}, %ecx
 2:
         .rept   {unrolled}
