@@ -84,6 +84,8 @@ class Booted:
 
     def run(self, seconds: float | None = None) -> Ending:
         """Run the guest to its end, or for some seconds of its time."""
+        if isinstance(self.machine.clock, HostClock):
+            self.machine.clock.start()  # a guest that was put back stands until here
         until = NEVER if seconds is None else self.machine.now + int(seconds * 1e9)
         return self.pc.run(self.vmm, self.guest, until)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .boot import Booted, boot
+from .clock import HostClock
 from .guests import Guest, GuestError, Segment, firmware
 from .hosts import HostError
 from .hosts.start import Start
@@ -31,15 +32,16 @@ from .snapshot import SnapshotError
 def taken(booted: Booted) -> SavedGuest:
     """The guest as it is. All its vCPUs must be paused, or not running."""
     host = booted.vmm.kvm
-    return SavedGuest(
-        machine=to_mapping(booted.description),
-        devices=booted.machine.save(),
-        memory=dict(_memory(booted)),
-        vcpus=tuple(host.save_vcpu(number) for number in range(booted.description.vcpus)),
-        host=host.save_chip(),
-        rom={s.address: s.content for s in booted.guest.segments if s.read_only},
-        board={name: parts.pack(part.registers) for name, part in booted.pc.parts.items()},
-    )
+    with booted.vmm.standing():
+        return SavedGuest(
+            machine=to_mapping(booted.description),
+            devices=booted.machine.save(),
+            memory=dict(_memory(booted)),
+            vcpus=tuple(host.save_vcpu(number) for number in range(booted.description.vcpus)),
+            rom={s.address: s.content for s in booted.guest.segments if s.read_only},
+            host=host.save_chip(),
+            board={name: parts.pack(part.registers) for name, part in booted.pc.parts.items()},
+        )
 
 
 def _memory(booted: Booted) -> Iterator[tuple[int, memoryview]]:
@@ -88,7 +90,10 @@ def _guest(saved: SavedGuest, machine: Description) -> Guest:
 
 
 def put(booted: Booted, saved: SavedGuest) -> None:
-    """Make a freshly built machine's guest the saved one. Raises SavedGuestError."""
+    """Make a freshly built machine's guest the saved one. Raises SavedGuestError.
+
+    Virtual time stands from then on, until the guest runs.
+    """
     host, own = booted.vmm.kvm, dict(_memory(booted))
     if {address: len(data) for address, data in own.items()} != {
         address: len(data) for address, data in saved.memory.items()
@@ -96,6 +101,8 @@ def put(booted: Booted, saved: SavedGuest) -> None:
         raise SavedGuestError("its memory is not that of its machine")
     if len(saved.vcpus) != booted.description.vcpus:
         raise SavedGuestError("its vCPUs are not those of its machine")
+    if isinstance(booted.machine.clock, HostClock):
+        booted.machine.clock.stop()
     for address, data in saved.memory.items():
         own[address][:] = data
     try:

@@ -104,7 +104,7 @@ class Vmm:
         if window.base is None:
             return
         target = window.target
-        addresses, python, split = (0, 0, 0), True, False
+        addresses, python, split, quiet = (0, 0, 0), True, False, None
         if isinstance(target, RegionTarget):
             device, region = target.device, target.region
             split = region.split
@@ -114,8 +114,16 @@ class Vmm:
                 symbol = device.instance.code.symbol
                 prefix = f"{device.module.name}_{region.name}"
                 addresses, python = (symbol(f"{prefix}_read"), symbol(f"{prefix}_write"), state), False
+                quiet = self.routing.quiet(device, region)
         handle = self.dispatcher.add_region(
-            window.space, window.base, window.size, *addresses, split, python=python, name=window.label
+            window.space,
+            window.base,
+            window.size,
+            *addresses,
+            split,
+            python=python,
+            name=window.label,
+            quiet=quiet,
         )
         self._handles[handle] = window
 
@@ -265,15 +273,32 @@ class Vmm:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """All vCPUs stand between two instructions meanwhile; `run` goes on afterwards.
+        """All vCPUs stand between two instructions meanwhile, and virtual time stands;
+        `run` goes on afterwards.
 
         From another thread than the vCPUs', which does not hold `lock`.
         """
         self.host.pause()
         try:
-            yield
+            with self.standing():
+                yield
         finally:
             self.host.resume()
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Virtual time stands meanwhile, if it ran. No vCPU may be running."""
+        clock = self.machine.clock
+        if not isinstance(clock, HostClock) or not clock.running:
+            yield
+            return
+        clock.stop()
+        try:
+            yield
+        finally:
+            clock.start()
+            self._synchronise_clock()
+            self.dispatcher.deadlines_moved()
 
     def counts(self) -> list[RegisterCount]:
         """Accesses by register, in the order of the address map."""
