@@ -30,9 +30,10 @@ from .fw_cfg import FirmwareConfiguration, numbers
 from .parts import Part
 from .sleep import SleepControl
 from .uart import COM1_IRQ, Uart
-from .wiring import CONTROLLERS, wire
+from .wiring import controllers, wire
 
 if TYPE_CHECKING:
+    from ..hosts.kvm_vm import Irqchip
     from ..machine import Machine
     from ..vmm import Vmm
 
@@ -158,13 +159,13 @@ class Pc:
 
     # --- running ----------------------------------------------------------------------------
 
-    def connect(self, vmm: Vmm, irqchip: str) -> None:
+    def connect(self, vmm: Vmm, irqchip: Irqchip) -> None:
         """Lead every interrupt to the guest through the controllers: "kernel", "split" or "none"."""
-        controllers = CONTROLLERS[irqchip](vmm)
-        wire(self.machine, controllers)
-        self.uart.pin = controllers.pin(COM1_IRQ, "serial")
-        self.disk.pin = controllers.pin(ATA_IRQ, "disk")
-        self.tests.pins = [controllers.pin(number, "test") for number in range(ports.TEST_INPUTS)]
+        chips = controllers(vmm, irqchip)
+        wire(self.machine, chips)
+        self.uart.pin = chips.pin(COM1_IRQ, "serial")
+        self.disk.pin = chips.pin(ATA_IRQ, "disk")
+        self.tests.pins = [chips.pin(number, "test") for number in range(ports.TEST_INPUTS)]
         self._stop = vmm.stop
 
     def run(self, vmm: Vmm, guest: Guest, until: int = NEVER) -> Ending:

@@ -6,16 +6,17 @@ input n of the I/O APIC but for 0, which is input 2; 16 to 23 the I/O APIC's alo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from .pins import Pin
 
 if TYPE_CHECKING:
+    from ..hosts.kvm_vm import Irqchip
     from ..machine import Machine
     from ..vmm import Vmm
 
-HPET = "hpet"
+HPET, PIC = "hpet", "i8259"
 HPET_LINES = 24
 TIMER_INPUT = 2
 """The I/O APIC's input of interrupt 0."""
@@ -62,8 +63,8 @@ class KernelControllers:
 
     def pin(self, number: int, source: str) -> Pin:
         host = self._vmm.kvm
-        argument = host.source(number)
-        return lambda level: host.line_call(argument, level, 0)
+        sink = host.line(number)
+        return lambda level: sink(level, 0)
 
 
 MASTER_VECTORS, SLAVE_VECTORS = 0x20, 0x70
@@ -94,20 +95,20 @@ class NoControllers:
 
 
 class DeviceControllers:
-    """8259 pair and I/O APIC as device files, the local APICs the host's."""
+    """8259 pair and I/O APIC as device files. With `apics` the host has local APICs,
+    which messages go to; without, there is only the 8259s' way."""
 
-    def __init__(self, vmm: Vmm) -> None:
+    def __init__(self, vmm: Vmm, *, apics: bool) -> None:
         from ..interrupts import Interrupts
 
         host = vmm.kvm
         self._interrupts = Interrupts(
             vmm.machine,
-            intr=lambda level, now: host.pic_line(level),
-            message=lambda address, data, now: host.signal_msi(address, data),
-            routed=host.route_msi,
+            native_message=(host.message_function, host.vm_context) if apics else None,
+            routed=host.route_msi if apics else None,
         )
-        if "i8259" in vmm.machine.devices:
-            host.connect_pic(self._interrupts.acknowledge)
+        if PIC in vmm.machine.devices:
+            vmm.connect_pic(PIC)
         host.on_eoi.append(self._interrupts.eoi)
 
     def connect(self, line: str, number: int) -> None:
@@ -117,11 +118,13 @@ class DeviceControllers:
         return lambda level: self._interrupts.drive(number, level, source=source)
 
 
-CONTROLLERS: dict[str, Callable[[Vmm], Controllers]] = {
-    "kernel": KernelControllers,
-    "split": DeviceControllers,
-    "none": NoControllers,
-}
+def controllers(vmm: Vmm, irqchip: Irqchip) -> Controllers:
+    """The controllers of a host made with `irqchip`; those of the machine, if it has an 8259."""
+    if irqchip == "kernel":
+        return KernelControllers(vmm)
+    if irqchip == "split" or PIC in vmm.machine.devices:
+        return DeviceControllers(vmm, apics=irqchip == "split")
+    return NoControllers(vmm)
 
 
 def wire(machine: Machine, controllers: Controllers) -> None:
