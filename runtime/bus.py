@@ -55,6 +55,8 @@ CLOCK_RUNNING = 1
 REGION_SPLIT = 1
 REGION_PYTHON = 2
 
+QUIET_HEAD = 64
+
 ROUTE_CALL, ROUTE_WIRE, ROUTE_MESSAGE = range(3)
 
 SPINS = 200
@@ -105,7 +107,12 @@ class Counters(ctypes.Structure):
 
 
 class RegionEntry(ctypes.Structure):
-    """A claimed window of an address space; 64 bytes, one cache line."""
+    """A claimed window of an address space.
+
+    `counters` has each lane's `counted` rows, the next lane's behind an even number of
+    them. `quiet`: the region's `QuietRegion`, or 0. A light access needs no more than the
+    first 64 bytes.
+    """
 
     _fields_ = [
         ("read", c_uint64),
@@ -114,11 +121,41 @@ class RegionEntry(ctypes.Structure):
         ("base", c_uint64),
         ("size", c_uint64),
         ("counters", c_uint64),
+        ("quiet", c_uint64),
         ("counted", c_uint32),
         ("flags", c_uint32),
         ("device", c_uint32),
-        ("lane_size", c_uint32),  # bytes from one lane's counters to the next's
+        ("pad", c_uint32),
     ]
+
+
+class QuietRegion(ctypes.Structure):
+    """Reads of a region that need no lock (quiet.py).
+
+    `index` has for each offset below `limit` eight bytes, for the widths 1 to 8: the number of
+    the `QuietSet` in `sets` on which the read depends, or 0. Set 0 is the whole state.
+    `words` are offsets of u64 words in the state, `guard` is that of the instant from which
+    on something is due. In `copies` each lane has `stride` bytes: the `epoch` of its copy of
+    the state, and from QUIET_HEAD on the copy.
+    """
+
+    _fields_ = [
+        ("index", c_uint64),
+        ("sets", c_uint64),
+        ("words", c_uint64),
+        ("copies", c_uint64),
+        ("stride", c_uint32),
+        ("guard", c_uint32),
+        ("limit", c_uint32),
+        ("epoch", c_uint32),
+    ]
+    epoch: int
+
+
+class QuietSet(ctypes.Structure):
+    """`count` of a `QuietRegion`'s words, from number `first` on."""
+
+    _fields_ = [("first", c_uint32), ("count", c_uint32)]
 
 
 class DeviceEntry(ctypes.Structure):
@@ -371,6 +408,8 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     ClockBlock,
     Counters,
     RegionEntry,
+    QuietRegion,
+    QuietSet,
     DeviceEntry,
     LineTable,
     LineEntry,
@@ -407,6 +446,7 @@ CONSTANTS: dict[str, int] = {
     "NEVER": -1,
     "PORTS": PORTS,
     "SPINS": SPINS,
+    "QUIET_HEAD": QUIET_HEAD,
     "ROUTE_CALL": ROUTE_CALL,
     "ROUTE_WIRE": ROUTE_WIRE,
 }

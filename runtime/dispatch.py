@@ -47,6 +47,7 @@ from .bus import (
     Window,
 )
 from .dispatch_code import dispatch_text, native
+from .quiet import QuietReads
 
 __all__ = [
     "CLOCK_FIXED",
@@ -72,8 +73,10 @@ QUARANTINE = 64
 """How many regions must be removed after one before its handle is given out again: a thread
 may be about to call what it found under it."""
 
-_ROWS_A_LINE = 64 // ctypes.sizeof(Counters)
-"""Lanes do not share cache lines."""
+
+def _rows(counted: int) -> int:
+    """From one lane's counters to the next's."""
+    return counted + counted % 2
 
 
 def lane(vcpu: int) -> int:
@@ -97,6 +100,7 @@ class _Region:
     base: int
     size: int
     counters: ctypes.Array[Counters]  # each lane's, one after the other
+    quiet: QuietReads | None
 
     @property
     def end(self) -> int:
@@ -124,7 +128,7 @@ class Dispatcher:
     Any number of threads may run native code over these tables, each with its own
     `Access`; `vcpus` says how many count accesses (docs/threads.md). `kick` is called when a
     deadline moved that no such thread may look at soon. `attend` is called,
-    and the tables are changed, under `lock`.
+    and the tables are changed, under `lock`. `lanes`: how many may have an `Access.lane`.
     """
 
     def __init__(self, vcpus: int = 1) -> None:
@@ -137,7 +141,7 @@ class Dispatcher:
         self.attend: Attend = lambda access: None
         self.kick: Callable[[], None] = lambda: None
         self.lock = threading.RLock()
-        self._lanes = lane(vcpus)
+        self.lanes = lane(vcpus)
         self.bus = Bus()
         self.bus.moved = 1
         self.address = ctypes.addressof(self.bus)
@@ -244,21 +248,22 @@ class Dispatcher:
         *,
         python: bool = False,
         name: str = "",
+        quiet: QuietReads | None = None,
     ) -> int:
         """Claim `size` bytes at `base`; returns a handle.
 
         `read_addr` and `write_addr` are functions as DEV_REGION_read and
         DEV_REGION_write of docs/abi.md, called with `state_addr`, which must
         begin with the header and stay where it is. `split`: an access wider
-        than a byte is made of bytes. `python`: every access is HEAVY.
+        than a byte is made of bytes. `python`: every access is HEAVY. `quiet`: the
+        reads that need no lock.
         Raises DispatchError if the place is taken or does not exist.
         """
         space = Space[space.upper()] if isinstance(space, str) else Space(space)
         handle = self._free_handle()
         counted = min(max(size, 1), MAX_COUNTED)
-        a_lane = -(-counted // _ROWS_A_LINE) * _ROWS_A_LINE
-        counters = (Counters * (a_lane * self._lanes))()
-        region = _Region(name or f"region {handle}", space, base, size, counters)
+        counters = (Counters * (_rows(counted) * self.lanes))()
+        region = _Region(name or f"region {handle}", space, base, size, counters, quiet)
         self._check(region, base, handle)
         if not python and not (read_addr and write_addr and state_addr):
             raise DispatchError(f"{region} has no native handlers; add it with python=True")
@@ -275,7 +280,7 @@ class Dispatcher:
             counted=counted,
             flags=(REGION_SPLIT if split else 0) | (REGION_PYTHON if python else 0),
             device=self._device(state_addr) if state_addr else U64_MAX >> 32,
-            lane_size=a_lane * ctypes.sizeof(Counters),
+            quiet=ctypes.addressof(quiet.table) if quiet is not None else 0,
         )
         if self._removed.pop(handle, None) is None:
             self._unused += 1
@@ -314,8 +319,8 @@ class Dispatcher:
         """Exits so far, by a region's byte offsets (the last one counts all beyond)."""
         counters = self._region(handle).counters
         counted = self._entries[handle].counted
-        a_lane = self._entries[handle].lane_size // ctypes.sizeof(Counters)
-        lanes = [counters[i * a_lane : i * a_lane + counted] for i in range(self._lanes)]
+        a_lane = _rows(counted)
+        lanes = [counters[i * a_lane : i * a_lane + counted] for i in range(self.lanes)]
         total: ctypes.Array[Counters] = (Counters * counted)()
         for number, rows in enumerate(zip(*lanes, strict=True)):
             total[number] = _sum(rows)

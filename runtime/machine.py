@@ -436,8 +436,7 @@ class Machine:
             now = self._arrive()
             self.coalescing.reset(now)
             for device in self.devices.values():
-                with device.held():
-                    device.instance.reset(device.arrive(now))
+                device.reset(now)
             self._restart(now)
 
     def _restart(self, now: int) -> None:
@@ -512,9 +511,7 @@ class Machine:
         self.clock.set(saved.now)
         self._settled = saved.now
         for image in saved.devices:
-            device = self.devices[image.name]
-            with device.held():
-                device.instance.restore(saved.now, image.image)
+            self.devices[image.name].restore(saved.now, image.image)
         self._apply_bases(saved)
         self.coalescing.load(saved.lines, saved.now)
         self._restart(saved.now)

@@ -14,6 +14,7 @@ import ctypes
 from collections import deque
 from dataclasses import dataclass
 
+from ..compiler import ir
 from .bus import ROUTE_CALL, ROUTE_MESSAGE, ROUTE_WIRE, U64_MAX, LineRoute, LineTable
 from .device import Device
 from .device_lock import DeviceLock
@@ -22,6 +23,7 @@ from .inputs import Wire
 from .instance import NativeInstance
 from .lines import MessageSink, NativeSink, OutputLine, Sink
 from .machine import Machine
+from .quiet import Analysed, QuietReads
 
 
 class Routing:
@@ -57,6 +59,10 @@ class Routing:
                 given.entry.device = number
             self.refresh()
         return number
+
+    def quiet(self, device: Device, region: ir.Region) -> QuietReads | None:
+        """The reads of a device's window that need no lock; None if there are none."""
+        return self._shared[device].quiet(region)
 
     def refresh(self) -> None:
         """Lines were connected, or devices added: find the lines that native code delivers."""
@@ -107,6 +113,7 @@ class SharedDevice:
         self.lock = DeviceLock(self.device.instance.address)
         # A thread may still look at an array that was replaced, never for long.
         self._kept: deque[object] = deque(maxlen=16)
+        self._quiet: dict[str, QuietReads] = {}
 
     @property
     def held(self) -> bool:
@@ -122,6 +129,20 @@ class SharedDevice:
         if lines and self.table is not None:
             self.dispatcher.deliver(self.number, now)
 
+    def renewed(self) -> None:
+        for quiet in self._quiet.values():
+            quiet.renew()
+
+    def quiet(self, region: ir.Region) -> QuietReads | None:
+        """As `Routing.quiet`."""
+        type = self.device.type
+        if region.name not in self._quiet and isinstance(type, Analysed):
+            self._quiet[region.name] = QuietReads(
+                type.traffic, self.device.module, region, self.dispatcher.lanes
+            )
+        found = self._quiet.get(region.name)
+        return found if found else None
+
     def route(self, routes: dict[OutputLine, list[LineRoute] | None]) -> None:
         """The device's lines and their routes, as `Routing` found them."""
         if self.table is None:
@@ -132,6 +153,8 @@ class SharedDevice:
         first = 0
         with self.lock:
             self.table.routes = ctypes.addressof(array)
+            for entry in self.device.entries:
+                entry.native = 1  # that of no line has no sinks
             for line, some in routes.items():
                 line.entry.native = some is not None
                 line.entry.first, line.entry.route_count = first, len(some or ())

@@ -17,16 +17,23 @@ typedef uint8_t u8;
 enum { READ, WRITE, SETTLE, COMMIT, SAVE };
 enum { SLOTS = 32, INPUTS = 8 };
 
+/* `version` is the state's at the time; odd, as the lock is held, but for quiet reads. */
 typedef struct {
     u64 now, value;
     u32 offset, width;
     u32 kind, region;
+    u32 version, device;
 } Event;
 
-/* One device: its log, its functions, and where its inputs lie in the state. */
 typedef struct {
     Event *events;
     u64 capacity, count;
+} Log;
+
+/* One device: its log, its functions, and where its inputs lie in the state. */
+typedef struct {
+    Log log;
+    const void *state;
     void (*settle)(void *, u64);
     void (*commit)(void *, u64);
     void (*save)(void *, u64, u8 *);
@@ -41,17 +48,35 @@ typedef struct {
     u32 number, pad;
 } Region;
 
+
 static Device devices[SLOTS];
 static Region regions[SLOTS];
 
 Device *hammer_device(u32 number) { return &devices[number]; }
 Region *hammer_region(u32 number) { return &regions[number]; }
 
-static void note(Device *device, u32 kind, u64 now, u32 region, u32 offset, u32 width, u64 value)
+/* Reads without the lock, each thread's own: such a read works on a copy of the state. */
+static _Thread_local Log *quiet;
+
+static u32 version_of(const void *state)
 {
-    if (device->count < device->capacity)
-        device->events[device->count] = (Event){now, value, offset, width, kind, region};
-    device->count++;
+    u32 version;
+    memcpy(&version, (const u8 *)state + 36, sizeof version);
+    return version;
+}
+
+static void append(Log *log, Event event)
+{
+    if (log->count < log->capacity)
+        log->events[log->count] = event;
+    log->count++;
+}
+
+static void note(Device *device, const void *state, u32 kind, u64 now, u32 region, u32 offset, u32 width,
+                 u64 value)
+{
+    Event event = {now, value, offset, width, kind, region, version_of(state), (u32)(device - devices)};
+    append(state == device->state ? &device->log : quiet, event);
 }
 
 static u64 levels(const Device *device, const u8 *state)
@@ -68,29 +93,29 @@ static u64 ones(u32 width) { return width < 8 ? (1ull << 8 * width) - 1 : ~0ull;
     static u64 read_##n(void *state, u64 now, u32 offset, u32 width)                        \
     {                                                                                       \
         u64 value = regions[n].read(state, now, offset, width);                             \
-        note(regions[n].device, READ, now, regions[n].number, offset, width, value);        \
+        note(regions[n].device, state, READ, now, regions[n].number, offset, width, value);        \
         return value;                                                                       \
     }                                                                                       \
     static void write_##n(void *state, u64 now, u32 offset, u32 width, u64 value)           \
     {                                                                                       \
         regions[n].write(state, now, offset, width, value);                                 \
-        note(regions[n].device, WRITE, now, regions[n].number, offset, width, value);       \
+        note(regions[n].device, state, WRITE, now, regions[n].number, offset, width, value);       \
     }                                                                                       \
     static void settle_##n(void *state, u64 now)                                            \
     {                                                                                       \
         devices[n].settle(state, now);                                                      \
-        note(&devices[n], SETTLE, now, 0, 0, 0, 0);                                         \
+        note(&devices[n], state, SETTLE, now, 0, 0, 0, 0);                                         \
     }                                                                                       \
     static void commit_##n(void *state, u64 now)                                            \
     {                                                                                       \
         u64 given = levels(&devices[n], state);                                             \
         devices[n].commit(state, now);                                                      \
-        note(&devices[n], COMMIT, now, 0, 0, 0, given);                                     \
+        note(&devices[n], state, COMMIT, now, 0, 0, 0, given);                                     \
     }                                                                                       \
     static void save_##n(void *state, u64 now, u8 *image)                                   \
     {                                                                                       \
         devices[n].save(state, now, image);                                                 \
-        note(&devices[n], SAVE, now, 0, 0, 0, 0);                                           \
+        note(&devices[n], state, SAVE, now, 0, 0, 0, 0);                                           \
     }
 #define ALL(each) each(0) each(1) each(2) each(3) each(4) each(5) each(6) each(7) each(8) each(9)
 ALL(WRAPPERS)
@@ -147,6 +172,7 @@ typedef struct {
     u64 (*present)(void *);
     const u64 *deadline;
     const u32 *moved;
+    Log quiet;
     u64 random, left, made;
     u32 place_count, phase;
 } Thread;
@@ -177,6 +203,7 @@ static void begin(Thread *thread)
 /* Make accesses as a vCPU's loop does, deadlines first. 1: Python must attend; 0: all are made. */
 u32 hammer_run(Thread *thread)
 {
+    quiet = &thread->quiet;
     for (;;) {
         switch (thread->phase) {
         case NEW:
@@ -230,33 +257,48 @@ void hammer_sink(Told *told, int64_t argument, u32 level, u64 now)
 
 /* --- the serial replay --- */
 
-/* Do again what a log says on a fresh state. The number of the first event that differs, or `count`. */
-u64 hammer_replay(const Device *device, const Region *windows, u8 *state, u8 *image)
+/* Do an event again on a fresh state; whether it answers as it did. */
+static int replay(const Device *device, const Region *windows, u8 *state, u8 *image, const Event *event)
 {
-    for (u64 i = 0; i < device->count; i++) {
-        const Event *event = &device->events[i];
-        const Region *window = &windows[event->region];
-        switch (event->kind) {
-        case READ: {
-            u64 value = window->read(state, event->now, event->offset, event->width);
-            if ((value ^ event->value) & ones(event->width))
-                return i;
-            break;
-        }
-        case WRITE:
-            window->write(state, event->now, event->offset, event->width, event->value);
-            break;
-        case SETTLE:
-            device->settle(state, event->now);
-            break;
-        case COMMIT:
-            for (u32 at = 0; at < device->input_count; at++)
-                state[device->inputs[at]] = event->value >> 8 * at & 0xff;
-            device->commit(state, event->now);
-            break;
-        default:
-            device->save(state, event->now, image);
-        }
+    const Region *window = &windows[event->region];
+    switch (event->kind) {
+    case READ: {
+        u64 value = window->read(state, event->now, event->offset, event->width);
+        return !((value ^ event->value) & ones(event->width));
     }
-    return device->count;
+    case WRITE:
+        window->write(state, event->now, event->offset, event->width, event->value);
+        return 1;
+    case SETTLE:
+        device->settle(state, event->now);
+        return 1;
+    case COMMIT:
+        for (u32 at = 0; at < device->input_count; at++)
+            state[device->inputs[at]] = event->value >> 8 * at & 0xff;
+        device->commit(state, event->now);
+        return 1;
+    default:
+        device->save(state, event->now, image);
+        return 1;
+    }
+}
+
+/* Do again what a log says on a fresh state, and quiet reads (by version) where they belong: on a
+ * copy, behind the last event of an older version. The number of the first event that differs, or
+ * the log's count; `*quietly` counts the quiet reads that agree. */
+u64 hammer_replay(const Device *device, const Region *windows, u8 *state, u64 size, u8 *scratch,
+                  const Log *reads, u64 *quietly)
+{
+    const Log *log = &device->log;
+    u64 done = 0;
+    for (u64 i = 0; i <= log->count; i++) {
+        int last = i == log->count;
+        for (; done < reads->count && (last || reads->events[done].version < log->events[i].version); done++) {
+            memcpy(scratch, state, size);
+            *quietly += replay(device, windows, scratch, NULL, &reads->events[done]);
+        }
+        if (!last && !replay(device, windows, state, scratch, &log->events[i]))
+            return i;
+    }
+    return log->count;
 }

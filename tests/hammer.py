@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from ctypes import c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,30 @@ class Event(ctypes.Structure):
         ("width", c_uint32),
         ("kind", c_uint32),
         ("region", c_uint32),
+        ("version", c_uint32),
+        ("device", c_uint32),
     ]
+    version: int
+    device: int
 
 
 class Log(ctypes.Structure):
+    """Room for events, and how many there were."""
+
+    _fields_ = [("events", c_void_p), ("capacity", c_uint64), ("count", c_uint64)]
+    count: int
+
+    @classmethod
+    def of(cls, events: ctypes.Array[Event], count: int = 0) -> Log:
+        return cls(ctypes.addressof(events), len(events), count)
+
+
+class LoggedDevice(ctypes.Structure):
     """One device in the C file: `Device` there."""
 
     _fields_ = [
-        ("events", c_void_p),
-        ("capacity", c_uint64),
-        ("count", c_uint64),
+        ("log", Log),
+        ("state", c_void_p),
         ("settle", c_void_p),
         ("commit", c_void_p),
         ("save", c_void_p),
@@ -93,6 +108,7 @@ class Thread(ctypes.Structure):
         ("present", c_void_p),
         ("deadline", c_void_p),
         ("moved", c_void_p),
+        ("quiet", Log),
         ("random", c_uint64),
         ("left", c_uint64),
         ("made", c_uint64),
@@ -117,12 +133,12 @@ def library() -> ctypes.CDLL:
         )
         loaded = ctypes.CDLL(str(built))
     for name, result, arguments in (
-        ("hammer_device", ctypes.POINTER(Log), (c_uint32,)),
+        ("hammer_device", ctypes.POINTER(LoggedDevice), (c_uint32,)),
         ("hammer_region", ctypes.POINTER(LoggedRegion), (c_uint32,)),
         ("hammer_wrapper", c_void_p, (c_uint32, c_uint32)),
         ("hammer_clock", None, (c_uint64, c_uint64)),
         ("hammer_run", c_uint32, (c_void_p,)),
-        ("hammer_replay", c_uint64, (c_void_p, c_void_p, c_void_p, c_void_p)),
+        ("hammer_replay", c_uint64, (c_void_p, c_void_p, c_void_p, c_uint64, c_void_p, c_void_p, c_void_p)),
     ):
         getattr(loaded, name).restype, getattr(loaded, name).argtypes = result, arguments
     return loaded
@@ -132,6 +148,19 @@ def address(function: Any) -> int:
     return ctypes.cast(function, c_void_p).value or 0
 
 
+@dataclass
+class Replay:
+    """Events recorded, and how many of them a serial replay agrees with up to the first that it does
+    not; the same of reads without the lock; the state at the end here and there."""
+
+    events: int
+    agreed: int
+    quiet: int
+    quiet_agreed: int
+    here: bytes
+    there: bytes
+
+
 class RecordedCode:
     """A device's code whose functions are the recording wrappers."""
 
@@ -139,13 +168,13 @@ class RecordedCode:
         module, code = type.module, type.native()
         self.number = len(board.recorded)
         self.plain: NativeCode = code
-        self.log: Log = library().hammer_device(self.number).contents
+        self.logged: LoggedDevice = library().hammer_device(self.number).contents
         self.events = (Event * CAPACITY)()
-        self.log.events, self.log.capacity, self.log.count = ctypes.addressof(self.events), CAPACITY, 0
-        self.log.input_count = 0
+        self.logged.log = Log.of(self.events)
+        self.logged.input_count = 0
         self._wrapped: dict[str, int] = {}
         for kind in ("settle", "commit", "save"):
-            setattr(self.log, kind, code.symbol(f"{module.name}_{kind}"))
+            setattr(self.logged, kind, code.symbol(f"{module.name}_{kind}"))
             self._wrap(f"{module.name}_{kind}", kind, self.number)
         self.windows = (LoggedRegion * len(module.regions))()
         for place, region in enumerate(module.regions):
@@ -153,7 +182,7 @@ class RecordedCode:
             window = LoggedRegion(
                 code.symbol(f"{name}_read"),
                 code.symbol(f"{name}_write"),
-                ctypes.addressof(self.log),
+                ctypes.addressof(self.logged),
                 place,
             )
             self.windows[place] = window
@@ -185,7 +214,7 @@ class HammeredBoard:
             self.machine.add(name, **params)
         self.told: dict[str, Told] = {}
         self.places: list[Place] = []
-        self._threads: list[tuple[Thread, Access]] = []
+        self.quiet: list[tuple[Log, ctypes.Array[Event]]] = []
         self.errors: list[BaseException] = []
 
     # A clock, as Machine takes one.
@@ -200,6 +229,7 @@ class HammeredBoard:
         code = RecordedCode(self, type)
         self.recorded[type.module.name] = code
         instance = NativeInstance(code, type.module, now, **params)  # type: ignore[arg-type]
+        code.logged.state = instance.address
         return instance
 
     def sink(self, line: str) -> None:
@@ -227,17 +257,18 @@ class HammeredBoard:
                 device.instance.address,
                 region.split,
                 name=window.label,
+                quiet=self.routing.quiet(device, region),
             )
             self.targets[handle] = target
         self.dispatcher.attend = self._attend
         self.begun = {}
         for name, code in self.recorded.items():
             device = self.machine.devices[name]
-            for place, given in enumerate(device.inputs.values()):
+            for given in device.inputs.values():
                 if given.driven:
-                    code.log.inputs[code.log.input_count] = given.entry.place >> 3
-                    code.log.input_count += 1
-            code.log.count = 0
+                    code.logged.inputs[code.logged.input_count] = given.entry.place >> 3
+                    code.logged.input_count += 1
+            code.logged.log.count = 0
             self.begun[name] = device.instance.state
 
     def _attend(self, access: Access) -> None:
@@ -303,14 +334,15 @@ class HammeredBoard:
             symbol("devc_now"),
             self.dispatcher.address + type(bus).deadline.offset,
             self.dispatcher.address + type(bus).moved.offset,
+            quiet=Log.of(quiet := (Event * accesses)()),
             random=0x9E3779B97F4A7C15 * (number + 1) % 2**64,
             left=accesses,
             place_count=len(places),
         )
-        self._threads.append((thread, access))
         run = library().hammer_run
         while run(ctypes.addressof(thread)):
             self.dispatcher.attended(access)
+        self.quiet.append((thread.quiet, quiet))
 
     def settle(self) -> None:
         """Account for all that is due, and have it told."""
@@ -320,18 +352,34 @@ class HammeredBoard:
 
     # --- the replay ---
 
-    def replayed(self, name: str) -> tuple[int, int, bytes, bytes]:
-        """Events recorded, events that a serial replay agrees with, the state at the end here
-        and there (without what is the caller's of its head)."""
+    def replayed(self, name: str) -> Replay:
+        """A serial replay of what a device did."""
         code, device = self.recorded[name], self.machine.devices[name]
-        assert code.log.count <= CAPACITY, f"{name}: the log is too short for {code.log.count} events"
-        state = ctypes.create_string_buffer(len(self.begun[name]))
-        state.raw = self.begun[name]
-        image = ctypes.create_string_buffer(2 * len(state))
-        agreed = library().hammer_replay(
-            ctypes.addressof(code.log), ctypes.addressof(code.windows), state, image
+        count = code.logged.log.count
+        assert count <= CAPACITY, f"{name}: the log is too short for {count} events"
+        quiet = sorted(
+            (
+                events[i]
+                for log, events in self.quiet
+                for i in range(log.count)
+                if events[i].device == code.number
+            ),
+            key=lambda event: event.version,
         )
-        return code.log.count, agreed, _own(device.instance.state), _own(state.raw[: device.module.size])
+        reads = (Event * len(quiet))(*quiet)
+        state = ctypes.create_string_buffer(self.begun[name], len(self.begun[name]))
+        scratch = ctypes.create_string_buffer(2 * len(state))
+        quietly = c_uint64()
+        agreed = library().hammer_replay(
+            ctypes.addressof(code.logged),
+            ctypes.addressof(code.windows),
+            state,
+            len(state),
+            scratch,
+            ctypes.byref(Log.of(reads, len(reads))),
+            ctypes.byref(quietly),
+        )
+        return Replay(count, agreed, len(quiet), quietly.value, _own(device.instance.state), _own(state.raw))
 
     def rises(self, line: str) -> int:
         name, _, _ = line.partition(".")
