@@ -95,5 +95,6 @@ class Calls:
         for name in self._own:
             ways = (chains[f][self.takes(name, f) :] for f in self._calls.get(name, ()))
             chains[name] = [name, *max(ways, key=len, default=[])]
-        within = [chains[name][1:] for name in self._accesses] + [chains[name] for name in self._roots]
+        starts = self._accesses | self._roots
+        within = [chains[name][name in self._accesses :] for name in self._own if name in starts]
         return max(within, key=len, default=[])

@@ -14,8 +14,10 @@ Non-goals: programs, which the kernel calls (bpf_programs.py).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from math import gcd
 
 from . import ir
@@ -29,8 +31,16 @@ MOST_ARGUMENTS = 5
 """Registers for arguments of a BPF function; the instant takes one."""
 
 
+PROMISES = re.compile(r" (?:nuw|nsw|nneg|inbounds)\b")
+
+
 class LinedWriter(Writer):
-    """A writer whose instructions bear the line of the device file that they stem from."""
+    """A writer whose instructions bear the line of the device file that they stem from.
+
+    It drops what is promised of results. On ways that no value takes, LLVM may see
+    a promise broken, and leaves any register as it is: one with a pointer in it,
+    maybe. The verifier goes those ways too.
+    """
 
     def __init__(self, debug: Debug, function: str) -> None:
         super().__init__()
@@ -38,6 +48,7 @@ class LinedWriter(Writer):
         self.line = 0
 
     def do(self, text: str) -> None:
+        text = PROMISES.sub("", text)
         super().do(f"{text}, !dbg {self._debug.location(self.line, self._function)}")
 
 
@@ -103,6 +114,9 @@ class BpfTranslator(Translator):
         super()._statement(stmt)
         self.w.line = before
 
+    def value(self, expr: ir.Expr) -> str:
+        return super().value(_total(expr))
+
     def _return(self, value: ir.Expr | None) -> None:
         self.w.end("ret i64 0" if value is None else f"ret i64 {self.value(value)}")
 
@@ -112,16 +126,16 @@ class BpfTranslator(Translator):
             if isinstance(expr, ir.Const):
                 offset += expr.value * stride
                 continue
-            step = self.w.op(f"mul nuw nsw i64 {self.value(expr)}, {stride}")
-            moving = step if moving is None else self.w.op(f"add nuw nsw i64 {moving}, {step}")
+            step = self.w.op(f"mul i64 {self.value(expr)}, {stride}")
+            moving = step if moving is None else self.w.op(f"add i64 {moving}, {step}")
             greatest += (count - 1) * stride
             unit = gcd(unit, stride)
         base = STATE
         if moving is not None:
             if slot.name not in self.unit.unguarded:
                 moving = self._bounded(moving, greatest, unit & -unit, offset + slot.size)
-            base = self.w.op(f"getelementptr inbounds i8, ptr {STATE}, i64 {moving}")
-        return self.w.op(f"getelementptr inbounds i8, ptr {base}, i64 {offset}")
+            base = self.w.op(f"getelementptr i8, ptr {STATE}, i64 {moving}")
+        return self.w.op(f"getelementptr i8, ptr {base}, i64 {offset}")
 
     def _bounded(self, moving: str, greatest: int, step: int, behind: int) -> str:
         """An offset, a multiple of `step`, held to what the verifier must see.
@@ -144,6 +158,26 @@ class BpfTranslator(Translator):
         args = ["%now" if call.now is None else self.value(call.now), *map(self.value, call.args)]
         typed = ", ".join(f"i64 {arg}" for arg in args)
         return self.w.op(f"call i64 {self.unit.target(callee.name)}({typed})\0{callee.name}\0")
+
+
+def _total(expr: ir.Expr) -> ir.Expr:
+    """The expression with operands that give a result whatever they are; what is in range stays the same.
+
+    As `PROMISES`: on a way that no value takes, LLVM may see a division by zero.
+    """
+    match expr:
+        case ir.Binary("shl" | "shr", _, right) if not isinstance(right, ir.Const):
+            return replace(expr, right=ir.Binary("and", right, ir.Const(63), right.type))
+        case ir.Binary("div" | "mod", _, right) if not isinstance(right, ir.Const):
+            return replace(expr, right=_not_zero(right))
+        case ir.Ticks(_, hz) | ir.Nanos(_, hz) if not isinstance(hz, ir.Const):
+            return replace(expr, hz=_not_zero(hz))
+    return expr
+
+
+def _not_zero(divisor: ir.Expr) -> ir.Expr:
+    """LLVM drops this where it knows as much by itself, as it does of a slot's range."""
+    return ir.Binary("max", divisor, ir.Const(1), divisor.type)
 
 
 def translate(unit: BpfUnit) -> None:

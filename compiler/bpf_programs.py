@@ -142,7 +142,7 @@ def serve(unit: BpfUnit, now: str = CALLERS_NOW) -> str:
         writes=" ".join(f"i32 {n}, label %write.{n}" for n in range(len(module.regions))),
         read_arms=_arms(unit, "read", offset_and_width),
         write_arms=_arms(unit, "write", f"{offset_and_width}, i64 %given"),
-        values=", ".join(f"[ %read.{n}.result, %read.{n} ]" for n in range(len(module.regions))),
+        values="".join(f", [ %read.{n}.result, %read.{n} ]" for n in range(len(module.regions))),
         settle=unit.target("settle"),
         next=unit.target("next"),
         leaving="%leave" if handlers else "0",
@@ -255,8 +255,10 @@ $now
 read:
   switch i32 %region, label %unlock [ $reads ]
 $read_arms
+read.none:
+  br label %read.end
 read.end:
-  %result = phi i64 $values
+  %result = phi i64 [ 0, %read.none ]$values
   %read.leaves = call i1 @close()
   br i1 %read.leaves, label %unlock, label %answer
 write:
