@@ -1,6 +1,6 @@
 """The eBPF back end: a device's typed IR as the text of an LLVM module for the kernel's verifier.
 
-docs/bpf.md is the contract of the object that bpf_compile.py makes of it.
+docs/bpf-object.md is the contract of the object that bpf_compile.py makes of it.
 
 Non-goals: machine code (bpf_compile.py, in a process of its own); loading.
 """

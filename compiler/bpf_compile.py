@@ -49,7 +49,7 @@ def object_code(
     more: Callable[[BpfUnit], str] = lambda unit: "",
     programs: Callable[[BpfUnit], str] = bpf_programs.build,
 ) -> bytes:
-    """The device's eBPF object, as docs/bpf.md has it; arguments as `bpf.build`. Raises `CompileError`."""
+    """The device's eBPF object (docs/bpf-object.md); arguments as `bpf.build`. Raises `CompileError`."""
     return compiled(bpf.build(module, source, unguarded, more, programs), source)
 
 

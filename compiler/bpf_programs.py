@@ -18,7 +18,7 @@ from .bpf_functions import ATTRIBUTES, STATE, BpfUnit
 from .image import layout_hash
 
 FORMAT = 1
-"""Of the object: sections, variables, programs and structures as docs/bpf.md has them."""
+"""Of the object: sections, variables, programs and structures as docs/bpf-object.md has them."""
 
 CALLS = 256
 """Entries of the table that the batch program serves."""

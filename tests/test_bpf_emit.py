@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -240,15 +242,34 @@ def test_a_module_without_a_device_file_compiles_too(tmp_path: Path) -> None:
 def test_bpftool_reads_the_types(tmp_path: Path) -> None:
     path = tmp_path / "hpet.bpf.o"
     path.write_bytes(device("hpet").bpf())
-    shown = subprocess.run(
-        ["bpftool", "btf", "dump", "file", str(path), "format", "c"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert "struct hpet_state {" in shown.stdout
-    assert "struct hpet_timer timer[32];" in shown.stdout
+    shown = _bpftool("btf", "dump", "file", str(path), "format", "c")
+    assert "struct hpet_state {" in shown
+    assert "struct hpet_timer timer[32];" in shown
+
+
+PINS = Path("/sys/fs/bpf")
+
+
+@needs_bpf
+@pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
+@pytest.mark.skipif(not PINS.is_mount(), reason=f"no BPF file system is mounted at {PINS}")
+def test_libbpf_loads_every_program_and_shows_the_state_by_its_names(tmp_path: Path) -> None:
+    path, pins = tmp_path / "acpi_pm.bpf.o", PINS / f"devc_test_{os.getpid()}"
+    path.write_bytes(device("acpi_pm").bpf())
+    try:
+        _bpftool("prog", "loadall", str(path), str(pins), "pinmaps", str(pins))
+        assert {f"acpi_pm_{program}" for program in PROGRAMS} <= {pin.name for pin in pins.iterdir()}
+        shown = json.loads(_bpftool("-j", "map", "dump", "pinned", str(pins / "acpi_pm_data")))
+        state = shown[0]["formatted"]["value"][".data"][0]["state"]
+        assert (state["wide"], state["enable_tmr"], state["lock"]) == (0, 0, 0)
+    finally:
+        shutil.rmtree(pins, ignore_errors=True)
+
+
+def _bpftool(*arguments: str) -> str:
+    done = subprocess.run(["bpftool", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 # --- what LLVM cannot do -------------------------------------------------------------------
