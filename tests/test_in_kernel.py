@@ -15,6 +15,7 @@ from devc.examples.in_kernel import initramfs, program, run
 from elftools.elf.elffile import ELFFile
 
 PLACE = run.PLACE
+README = (PLACE / "README.md").read_text()
 CC = next((name for name in ("gcc", "cc", "clang") if shutil.which(name)), None)
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler (gcc, cc or clang) is installed")
 
@@ -36,6 +37,7 @@ def test_a_guests_writes_are_served_in_this_kernel(tmp_path: Path) -> None:
     }
     assert set(rows["state a native twin's, at each exit"]) == {"yes"}
     assert int(rows["of them served in the kernel"][-1]) > 0
+    assert [title for title in rows if f" {title} " not in README] == [], "README.md shows what is printed"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@
         .code16
 guest_begin:
         xorl    %ebx, %ebx              /* OUTs */
-        xorl    %edx, %edx              /* INs */
+        xorl    %edi, %edi              /* INs */
         movl    $ROUNDS, %ecx
 round:  movb    $0x34, %al              /* counter 0: low then high byte, mode 2 */
         outb    %al, $0x43
@@ -32,10 +32,16 @@ round:  movb    $0x34, %al              /* counter 0: low then high byte, mode 2
         outb    %al, $0x43
         inb     $0x40, %al
         inb     $0x40, %al
+        addl    $2, %edi
         movw    $0x1234, %ax            /* a word: two registers at once */
         outw    %ax, $0x41
-        addl    $2, %ebx
-        addl    $2, %edx
+        movw    %cx, %bp                /* a string: a control word's count, and half of the next */
+        movw    $3, %cx
+        movw    $(bytes - guest_begin + GUEST_AT), %si
+        movw    $0x42, %dx
+        rep outsb
+        movw    %bp, %cx
+        addl    $5, %ebx
 quiet:  loopl   round
 
         /* The panel, through the segment whose base is its address. */
@@ -57,9 +63,10 @@ ring:   movl    %ecx, PANEL_LAMPS
         je      3f
         incl    %esi
 3:      loopl   ring
-        movl    PANEL_BELL, %edi
+        movl    PANEL_BELL, %ebp
         hlt
         jmp     .-1
+bytes:  .byte   0x21, 0x43, 0x65
 guest_end:
 
         /* Another VM's guest: the same port, and none of our business. */

@@ -462,13 +462,27 @@ static void try(int kvm, enum way way, char **objects, struct outcome *outcome)
 
 static const char *const names[WAYS] = { "by exits", "tracepoints", "fentry" };
 
-/* What must be so at the end. */
+/* What the guest says that it did. */
+static uint64_t written(const struct outcome *o, unsigned device)
+{
+    return device ? 2 * RINGS : o->regs.rbx & UINT32_MAX;
+}
+
+static uint64_t asked(const struct outcome *o, unsigned device)
+{
+    return device ? 3 * RINGS + 1 : o->regs.rdi & UINT32_MAX;
+}
+
+/* What must be so at the end: no write lost, none served twice, and no answer wrong. */
 static int right(const struct outcome *o)
 {
-    int all = o->alone && !(o->regs.rsi & UINT32_MAX) && (o->regs.rdi & UINT32_MAX) == RINGS;
+    int all = o->alone && !(o->regs.rsi & UINT32_MAX) && (o->regs.rbp & UINT32_MAX) == RINGS;
 
-    for (unsigned i = 0; i < DEVICES; i++)
-        all &= o->same[i] && o->count[i].ended == o->count[i].in_kernel + o->count[i].put_off;
+    for (unsigned i = 0; i < DEVICES; i++) {
+        const struct count *c = &o->count[i];
+
+        all &= o->same[i] && c->ended == c->in_kernel + c->put_off && written(o, i) == c->ended + c->writes;
+    }
     return all;
 }
 
@@ -491,19 +505,19 @@ static void report(const struct outcome all[WAYS])
     printf("\n");
     for (unsigned i = 0; i < DEVICES; i++) {
         printf("%s\n", devices[i].name);
-        COUNT(i ? "writes by the guest" : "OUTs by the guest", i ? 2 * RINGS : o->regs.rbx & UINT32_MAX);
+        COUNT(i ? "writes by the guest" : "OUTs by the guest", written(o, i));
         COUNT("  ended by KVM", o->count[i].ended);
         COUNT("  of them served in the kernel", o->count[i].in_kernel);
         COUNT("  put off, the state was busy", o->count[i].put_off);
         COUNT("  reached user space", o->count[i].writes);
-        COUNT(i ? "reads by the guest" : "INs by the guest", i ? 3 * RINGS + 1 : o->regs.rdx & UINT32_MAX);
+        COUNT(i ? "reads by the guest" : "INs by the guest", asked(o, i));
         COUNT("  reached user space", o->count[i].reads);
         ROW("state a native twin's, at each exit", "s", o->same[i] ? "yes" : "NO");
     }
     printf("all\n");
     COUNT("wrong answers that the guest saw", o->regs.rsi & UINT32_MAX);
     ROW("another VM with the same port", "s", o->alone ? "left alone" : "SERVED");
-    COUNT("us from the guest's reset to its halt", o->ns / 1000);
+    COUNT("us from the guest's reset to halt", o->ns / 1000);
 }
 
 int main(int count, char **arguments)
