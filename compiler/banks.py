@@ -182,10 +182,12 @@ class Banks:
             if name not in self.unit.functions:
                 return nothing
             mask = (ir.Const(bank.word.hi << 8 * lane),) if reg.masked_read else ()
-            value: ir.Expr = ir.Call(name, (*place, *mask), ir.Range(0, 2 ** (8 * reg.width) - 1))
-            if reg.width > bank.unit:
-                value = a.bits(value, 8 * (lane + bank.unit) - 1, 8 * lane)
-            return (ir.Return(value),)
+            value = ir.Call(name, (*place, *mask), ir.Range(0, 2 ** (8 * reg.width) - 1))
+            if reg.width == bank.unit:
+                return (ir.Return(value),)
+            whole = ir.Var(f"{reg.function}.whole", value.type)
+            part = a.bits(whole, 8 * (lane + bank.unit) - 1, 8 * lane)
+            return (ir.Let(whole.name, value), ir.Return(part))
 
         polled, others = by_use(registers)
         body: list[ir.Stmt] = self._switch(bank, others, index, serve, nothing)

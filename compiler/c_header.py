@@ -169,11 +169,13 @@ def _numbers(module: ir.Module) -> Iterator[str]:
             yield macros.line(f"{dev}_{_upper(p.name)}_DEFAULT", value, "of a parameter of init")
     for region in module.regions:
         name = f"{dev}_{_upper(region.name)}"
-        yield macros.line(f"{name}_BASE", *_base(module, region))
+        if region.space != "host":
+            yield macros.line(f"{name}_BASE", *_base(module, region))
         yield macros.line(f"{name}_SIZE", _number(region.size), "bytes")
-    rows = (f"X({r.name}, {r.space}, {dev}_{_upper(r.name)}_BASE, {r.size:#x}u)" for r in module.regions)
-    if module.regions:
-        yield _comment("Every window: X(name, address space, base, size).")
+    placed = [region for region in module.regions if region.space != "host"]
+    rows = (f"X({r.name}, {r.space}, {dev}_{_upper(r.name)}_BASE, {r.size:#x}u)" for r in placed)
+    if placed:
+        yield _comment("Every window that a guest can reach: X(name, address space, base, size).")
         yield macros.line(f"{dev}_REGIONS(X)", " ".join(rows))
 
 
@@ -210,6 +212,8 @@ def _state(module: ir.Module) -> str:
 
 def _region(module: ir.Module, region: ir.Region) -> Iterator[str]:
     split = "; an access that is not a byte is split, low address first" if region.split else ""
+    if region.space == "host":
+        split += "; at no address: for the machine around, not for its guest"
     yield _comment(f"Registers of the window {region.name}: offset, width in bytes, fields{split}.")
     macros = _Macros()
     for register in region.registers:
