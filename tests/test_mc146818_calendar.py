@@ -41,7 +41,7 @@ from .rig_rtc import (
 )
 
 ALL_MODES = pytest.mark.parametrize("mode", [mode for mode, _ in MODES], ids=[name for _, name in MODES])
-CASES = {"native": 400, "reference": 12}
+CASES = {"native": 400, "reference": 12, "kernel": 12}
 
 
 def clock(engine: str, moment: datetime, mode: int = H24) -> Rtc:
