@@ -4,9 +4,11 @@
  * event to its log. The dispatcher calls them under the device's lock, and only that keeps
  * the log in one piece: the order of events is the order in which the lock was taken.
  */
+#include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -172,12 +174,13 @@ typedef struct {
     u64 (*present)(void *);
     const u64 *deadline;
     const u32 *moved;
+    u32 *missing; /* threads that have not begun */
     Log quiet;
     u64 random, left, made;
     u32 place_count, phase;
 } Thread;
 
-enum { NEW, SERVING, SETTLING };
+enum { START, NEW, SERVING, SETTLING };
 
 static u64 random_of(Thread *thread)
 {
@@ -206,6 +209,12 @@ u32 hammer_run(Thread *thread)
     quiet = &thread->quiet;
     for (;;) {
         switch (thread->phase) {
+        case START:
+            __atomic_fetch_sub(thread->missing, 1, __ATOMIC_SEQ_CST);
+            while (__atomic_load_n(thread->missing, __ATOMIC_SEQ_CST))
+                sched_yield();
+            thread->phase = NEW;
+            break;
         case NEW:
             if (!thread->left)
                 return 0;
@@ -255,7 +264,47 @@ void hammer_sink(Told *told, int64_t argument, u32 level, u64 now)
     __atomic_store_n(&told->busy, 0, __ATOMIC_SEQ_CST);
 }
 
+/* --- a device whose words are all alike, for whoever sees it in one piece --- */
+
+enum { WORDS = 15, FIRST_WORD = 5 };
+
+u64 hammer_torn;
+
+/* How many words differ from the first; counted in `hammer_torn` too. */
+u64 hammer_read_words(const u64 *state, u64 now, u32 offset, u32 width)
+{
+    (void)now, (void)offset, (void)width;
+    u64 differ = 0;
+    for (u32 i = 1; i < WORDS; i++)
+        differ += state[FIRST_WORD + i] != state[FIRST_WORD];
+    if (differ)
+        __atomic_fetch_add(&hammer_torn, 1, __ATOMIC_RELAXED);
+    return differ;
+}
+
+void hammer_write_words(u64 *state, u64 now, u32 offset, u32 width, u64 value)
+{
+    (void)now, (void)offset, (void)width;
+    for (u32 i = 0; i < WORDS; i++)
+        __atomic_store_n(&state[FIRST_WORD + i], value, __ATOMIC_RELAXED);
+}
+
 /* --- the serial replay --- */
+
+static int by_version(const void *one, const void *other)
+{
+    u32 a = ((const Event *)one)->version, b = ((const Event *)other)->version;
+    return (a > b) - (a < b);
+}
+
+/* Add a device's events of a thread's log to those of others, all in the order of their versions. */
+void hammer_gather(Log *all, const Log *from, u32 device)
+{
+    for (u64 i = 0; i < from->count; i++)
+        if (from->events[i].device == device)
+            append(all, from->events[i]);
+    qsort(all->events, all->count, sizeof *all->events, by_version);
+}
 
 /* Do an event again on a fresh state; whether it answers as it did. */
 static int replay(const Device *device, const Region *windows, u8 *state, u8 *image, const Event *event)

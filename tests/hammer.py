@@ -28,7 +28,7 @@ from devc.runtime.routing import Routing
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
 
 KINDS = ("read", "write", "settle", "commit", "save")
-CAPACITY = 400_000
+CAPACITY = 800_000
 _HEAD = slice(20, 40)
 """Of the head, what callers take and clear: attention, leave, watch, lock, version."""
 
@@ -108,6 +108,7 @@ class Thread(ctypes.Structure):
         ("present", c_void_p),
         ("deadline", c_void_p),
         ("moved", c_void_p),
+        ("missing", c_void_p),
         ("quiet", Log),
         ("random", c_uint64),
         ("left", c_uint64),
@@ -138,6 +139,7 @@ def library() -> ctypes.CDLL:
         ("hammer_wrapper", c_void_p, (c_uint32, c_uint32)),
         ("hammer_clock", None, (c_uint64, c_uint64)),
         ("hammer_run", c_uint32, (c_void_p,)),
+        ("hammer_gather", None, (c_void_p, c_void_p, c_uint32)),
         ("hammer_replay", c_uint64, (c_void_p, c_void_p, c_void_p, c_uint64, c_void_p, c_void_p, c_void_p)),
     ):
         getattr(loaded, name).restype, getattr(loaded, name).argtypes = result, arguments
@@ -294,9 +296,9 @@ class HammeredBoard:
         """Let `vcpus` native threads make that many accesses each, while each function of `beside`
         is called over and over by a thread of Python's."""
         places = (Place * len(self.places))(*self.places)
-        over = threading.Event()
+        over, missing = threading.Event(), c_uint32(vcpus)
         threads = [
-            threading.Thread(target=self._guard, args=(self._vcpu, number, accesses, places))
+            threading.Thread(target=self._guard, args=(self._vcpu, number, accesses, places, missing))
             for number in range(vcpus)
         ]
         helpers = [threading.Thread(target=self._guard, args=(self._repeat, what, over)) for what in beside]
@@ -321,7 +323,7 @@ class HammeredBoard:
         while not over.is_set():
             what()
 
-    def _vcpu(self, number: int, accesses: int, places: ctypes.Array[Place]) -> None:
+    def _vcpu(self, number: int, accesses: int, places: ctypes.Array[Place], missing: c_uint32) -> None:
         access = Access(lane=lane(number))
         symbol, bus = native().symbol, self.dispatcher.bus
         thread = Thread(
@@ -334,6 +336,7 @@ class HammeredBoard:
             symbol("devc_now"),
             self.dispatcher.address + type(bus).deadline.offset,
             self.dispatcher.address + type(bus).moved.offset,
+            ctypes.addressof(missing),
             quiet=Log.of(quiet := (Event * accesses)()),
             random=0x9E3779B97F4A7C15 * (number + 1) % 2**64,
             left=accesses,
@@ -357,16 +360,10 @@ class HammeredBoard:
         code, device = self.recorded[name], self.machine.devices[name]
         count = code.logged.log.count
         assert count <= CAPACITY, f"{name}: the log is too short for {count} events"
-        quiet = sorted(
-            (
-                events[i]
-                for log, events in self.quiet
-                for i in range(log.count)
-                if events[i].device == code.number
-            ),
-            key=lambda event: event.version,
-        )
-        reads = (Event * len(quiet))(*quiet)
+        reads = Log.of(events := (Event * sum(log.count for log, _ in self.quiet))())
+        for log, _ in self.quiet:
+            library().hammer_gather(ctypes.byref(reads), ctypes.byref(log), code.number)
+        assert reads.count <= len(events)
         state = ctypes.create_string_buffer(self.begun[name], len(self.begun[name]))
         scratch = ctypes.create_string_buffer(2 * len(state))
         quietly = c_uint64()
@@ -376,10 +373,10 @@ class HammeredBoard:
             state,
             len(state),
             scratch,
-            ctypes.byref(Log.of(reads, len(reads))),
+            ctypes.byref(reads),
             ctypes.byref(quietly),
         )
-        return Replay(count, agreed, len(quiet), quietly.value, _own(device.instance.state), _own(state.raw))
+        return Replay(count, agreed, reads.count, quietly.value, _own(device.instance.state), _own(state.raw))
 
     def rises(self, line: str) -> int:
         name, _, _ = line.partition(".")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
+from devc.compiler.ir import NEVER
+from devc.compiler.traffic import Quiet, Traffic
 from devc.runtime.bus import Space
+from devc.runtime.quiet import QuietReads
 
-from .hammer import HammeredBoard, needs_gcc
+from .hammer import HammeredBoard, address, library, needs_gcc
 
 pytestmark = needs_gcc
 
@@ -114,3 +119,19 @@ def test_a_snapshot_taken_while_threads_run_is_restored_and_saved_alike() -> Non
         other = board(1)
         other.machine.restore(image)
         assert other.machine.save() == image
+
+
+def test_reads_without_the_lock_are_of_one_piece() -> None:
+    """A device of words that are all alike: a read that sees two that differ tore the state."""
+    words, size = 15, 40 + 15 * 8
+    state = (ctypes.c_uint64 * (size // 8))(NEVER)
+    module, region = SimpleNamespace(size=size), SimpleNamespace(name="words", size=1)
+    quiet = Quiet("words", 1, (0,), ((40, 8 * words),))
+    reads = QuietReads(Traffic(0, (), (quiet,)), module, region, 3)  # type: ignore[arg-type]
+    made = HammeredBoard({}, 2)
+    read, write = (address(getattr(library(), f"hammer_{kind}_words")) for kind in ("read", "write"))
+    made.start()
+    made.dispatcher.add_region("io", 0, 1, read, write, ctypes.addressof(state), quiet=reads)
+    made.offer(Space.IO, 0, 0, 1, 0xFF)
+    made.run(400_000, 2)
+    assert ctypes.c_uint64.in_dll(library(), "hammer_torn").value == 0
