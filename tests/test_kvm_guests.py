@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from devc.runtime.assemble import assemble
 from devc.runtime.clock import HostClock
 from devc.runtime.hosts import Exit, HostError, Reason, kvm
 from devc.runtime.hosts.start import RESET, Start
+from devc.runtime.interrupts import Interrupts
 from devc.runtime.machine import Engine, Machine
 from devc.runtime.vmm import Vmm
 
@@ -495,3 +497,157 @@ def test_a_busy_vcpu_is_interrupted_by_our_8259_from_another_thread(make: Made) 
         vmm.machine.pull(vmm.machine.input("i8259.ir[0]"), vmm, 1)
     thread.join()
     assert ended[0].reason is Reason.STOPPED, str(ended[0])
+
+
+def test_posted_writes_of_two_vcpus_come_before_each_ones_own_reads(make: Made) -> None:
+    vmm = make("mc146818", memory=MIB, vcpus=2, irqchip="kernel")
+    # Each vCPU has an index of its own: it looks at two cells in turn, and counts surprises.
+    reads = """
+        mov $300, %ecx
+    1:  mov $0x40, %al
+        out %al, ${index}
+        in ${data}, %al
+        cmp $0x11, %al
+        je 2f
+        incl {errors}
+    2:  mov $0x7f, %al
+        out %al, ${index}
+        mov $0x41, %al
+        out %al, ${index}
+        in ${data}, %al
+        cmp $0x22, %al
+        je 3f
+        incl {errors}
+    3:  dec %ecx
+        jnz 1b
+        """
+    for index in (0x70, 0x72):
+        for cell, value in ((0x40, 0x11), (0x41, 0x22), (0x7F, 0x33)):
+            vmm.machine.write("io", index, 1, cell)
+            vmm.machine.write("io", index + 1, 1, value)
+    first = reads.format(index=0x70, data=0x71, errors=COUNTS)
+    second = reads.format(index=0x72, data=0x73, errors=COUNTS + 4)
+    start_two(
+        vmm,
+        first + f"4: cmpb $0, {DONE}\n je 4b\n outb %al, $0xf4\n cli\n hlt",
+        second + f"incb {DONE}\n cli\n hlt",
+    )
+    run(vmm)
+    assert vmm.host.read(COUNTS, 8) == bytes(8)
+    assert sum(count.posted for count in vmm.counts()) == 2 * 300 * 3
+
+
+# --- an I/O APIC that is a device file ------------------------------------------------------------
+
+# x2APIC on (its registers are MSRs, so real-mode code reaches them), vector 0x31 counts and ends.
+X2APIC = f"""
+    xor %%ax, %%ax
+    mov %%ax, %%ds
+    mov %%ax, %%ss
+    mov $0x7000, %%sp
+    movw $tick, 4 * 0x31
+    movw %%cs, 4 * 0x31 + 2
+    mov $0x1b, %%ecx
+    rdmsr
+    or $0xc00, %%eax
+    wrmsr
+    mov $0x80f, %%ecx
+    mov $0x1ff, %%eax
+    xor %%edx, %%edx
+    wrmsr
+    incb {DONE}
+    sti
+1:  %s
+    cmpw $3, {RESULTS}
+    jb 1b
+    out %%al, $0xf4
+    cli
+    hlt
+tick:
+    incw {RESULTS}
+    mov $0x80b, %%ecx
+    xor %%eax, %%eax
+    xor %%edx, %%edx
+    wrmsr
+    iret
+"""
+IOAPIC, LEVEL = 0xFEC00000, 1 << 15
+
+
+def redirect(vmm: Vmm, pin: int, entry: int) -> None:
+    for index, value in ((0x11 + 2 * pin, entry >> 32), (0x10 + 2 * pin, entry & 0xFFFFFFFF)):
+        vmm.machine.write("mmio", IOAPIC, 4, index)
+        vmm.machine.write("mmio", IOAPIC + 0x10, 4, value)
+
+
+def with_ioapic(make: Made, *devices: str) -> tuple[Vmm, Interrupts]:
+    vmm = make("ioapic", *devices, memory=MIB, irqchip="split")
+    kvm_host = vmm.kvm
+    native = (kvm_host.message_function, kvm_host.vm_context)
+    interrupts = Interrupts(vmm.machine, native_message=native, routed=kvm_host.route_msi)
+    kvm_host.on_eoi.append(interrupts.eoi)
+    return vmm, interrupts
+
+
+def test_our_pit_ticks_through_our_ioapic_and_kvms_local_apic(make: Made) -> None:
+    vmm, interrupts = with_ioapic(make, "i8254")
+    interrupts.connect("i8254.irq0", 0)
+    redirect(vmm, 2, 0x31)
+    for port, value in ((0x43, 0x34), (0x40, 0x9C), (0x40, 0x2E)):
+        vmm.machine.write("io", port, 1, value)
+    start(vmm, X2APIC % "hlt")
+    run(vmm)
+    assert vmm.host.read(RESULTS, 2) == b"\3\0"
+
+
+def test_the_end_of_a_level_interrupt_comes_as_an_exit_and_a_line_still_high_interrupts_again(
+    make: Made,
+) -> None:
+    vmm, interrupts = with_ioapic(make)
+    ended: list[int] = []
+
+    def eoi(vector: int) -> None:
+        ended.append(vector)
+        if len(ended) == 2:
+            interrupts.drive(5, 0)
+            interrupts.drive(5, 1)
+
+    vmm.kvm.on_eoi.insert(0, eoi)
+    redirect(vmm, 5, 0x31 | LEVEL)
+    interrupts.drive(5, 1)
+    # Not halting: KVM without hardware virtualisation tells of a halted vCPU's EOI only when it wakes.
+    start(vmm, X2APIC % "pause")
+    # The message sent before the local APIC was on is lost: drive it anew once it is.
+    thread = threading.Thread(target=run, args=[vmm])
+    thread.start()
+    while vmm.host.read(DONE, 1) == b"\0":
+        time.sleep(0.001)
+    with vmm.lock:
+        interrupts.eoi(0x31)
+    thread.join()
+    assert vmm.host.read(RESULTS, 2) == b"\3\0"
+    assert ended[:2] == [0x31, 0x31]
+
+
+# --- guests that mean no good ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_code_ends_as_some_exit_and_never_hangs_the_host(make: Made, seed: int) -> None:
+    randomness = random.Random(seed)
+    vmm = make(
+        "i8254", "mc146818", "acpi_pm", memory=MIB, irqchip=randomness.choice(["none", "kernel", "split"])
+    )
+    # Many ports, string instructions and prefixes, so that it gets somewhere.
+    likely = bytes.fromhex("6c6d6e6fe4e5e6e7ecedeeeff366672642434041fbf4")
+    code = bytes(
+        randomness.choice(likely) if randomness.random() < 0.7 else randomness.randrange(256)
+        for _ in range(4096)
+    )
+    vmm.host.load(code, CODE)
+    vmm.host.start(Start("real", CODE, {"rdx": 0x40, "rcx": 0x10, "rsp": 0x7000}))
+    before = time.monotonic()
+    outcome = vmm.run(until=vmm.machine.now + SECOND // 20)
+    assert outcome.reason in Reason
+    assert time.monotonic() - before < 5
+    vmm.machine.save()

@@ -138,7 +138,7 @@ time_up:
   br i1 %time.awake, label %stop_for_time, label %leave_time
 
 stop_for_time:
-  store atomic i32 $STOP_TIME, ptr %stop.p monotonic, align 4
+  %unless_asked = cmpxchg ptr %stop.p, i32 0, i32 $STOP_TIME monotonic monotonic
   br label %go
 
 go:
@@ -375,8 +375,8 @@ woken:
   br i1 %stopped, label %which_stop, label %paused
 
 which_stop:
-  store atomic i32 0, ptr %stop.p monotonic, align 4
-  %for_time = icmp eq i32 %stop_now, $STOP_TIME
+  %stop_taken = atomicrmw xchg ptr %stop.p, i32 0 monotonic
+  %for_time = icmp eq i32 %stop_taken, $STOP_TIME
   br i1 %for_time, label %leave_time, label %leave_stopped
 
 paused:

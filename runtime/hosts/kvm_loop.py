@@ -54,6 +54,8 @@ given a signal for Python to another of its threads, which then only noted it.""
 
 STOP_ASKED = 1
 STOP_TIME = 2
+STOP_OTHER = 3
+"""Another vCPU has ended the run."""
 
 GSIS = 64
 
@@ -110,7 +112,7 @@ class Vcpu(ctypes.Structure):
     data, left   of the exit under way: where the present element's bytes are, and
                  how many elements (of a string instruction) remain; 0 without one
     status       what KVM_RUN returned, while posted writes are served (POSTED)
-    stop, pause  STOP_ASKED or STOP_TIME; or 1 to pause: leave when the exit under
+    stop, pause  one of STOP_...; or 1 to pause: leave when the exit under
                  way is complete. They are looked at together
     looked       when the loop was entered, host ns
     timed        sum up host ns: `guest_ns` in KVM_RUN, `host_ns` between (`exited`: since

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .host import HostError
-from .kvm_loop import STOP_ASKED
+from .kvm_loop import STOP_ASKED, STOP_OTHER
 from .kvm_system import wake_thread
 from .kvm_vcpu import VirtualCpu
 
@@ -46,8 +46,8 @@ class Crew:
         finally:
             self._end()
             self._join(threads)
-            # Whoever asked the first one to stop has been obeyed, whatever came first.
-            self.cpus[0].block.stop = 0
+            if self.cpus[0].block.stop == STOP_OTHER:
+                self.cpus[0].block.stop = 0
 
     def _other(self, run: Callable[[VirtualCpu], object], cpu: VirtualCpu) -> None:
         # Signals for Python are the main thread's.
@@ -56,7 +56,14 @@ class Crew:
             run(cpu)
         finally:
             self._end()
-            self.stop(self.cpus[0])
+            self._end_first()
+
+    def _end_first(self) -> None:
+        """One of the others has ended: the first one must. A `stop` from outside counts for more."""
+        first = self.cpus[0]
+        if not first.block.stop:
+            first.block.stop = STOP_OTHER
+        self._kick(first)
 
     def _end(self) -> None:
         with self._gate:
