@@ -1,0 +1,181 @@
+"""Guests that nobody here wrote: SeaBIOS, GRUB, kvm-unit-tests. One boot by default, all of
+them with DEVC_LONG=1.
+
+SeaBIOS and GRUB are Debian's packages seabios and grub-pc-bin (with grub-common). The folder of
+a built kvm-unit-tests' .flat files is given as DEVC_KVM_UNIT_TESTS; each is run under
+QEMU (package qemu-system-x86) too, and must come to the same verdicts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from devc.runtime.boot import boot
+from devc.runtime.hosts import hosts
+from devc.runtime.machine_file import Description, DiskChoice
+
+from .real_guests import (
+    GRUB,
+    LONG,
+    QEMU,
+    SEABIOS,
+    SECTOR_SAYS,
+    UNIT_TESTS,
+    Ran,
+    devc_run,
+    disk_with_grub,
+    disk_with_sector,
+    qemu,
+    tsc_mhz,
+    verdicts,
+)
+
+pytestmark = [
+    pytest.mark.skipif(hosts()["kvm"] is not None, reason=str(hosts()["kvm"])),
+]
+seabios = pytest.mark.skipif(not SEABIOS.exists(), reason=f"no {SEABIOS}: apt-get install seabios")
+grub = pytest.mark.skipif(
+    not (GRUB / "boot.img").exists() or shutil.which("grub-mkimage") is None,
+    reason=f"no {GRUB} or no grub-mkimage: apt-get install grub-pc-bin grub-common",
+)
+unit_tests = pytest.mark.skipif(
+    not os.environ.get("DEVC_KVM_UNIT_TESTS") or not UNIT_TESTS.is_dir() or QEMU is None,
+    reason="DEVC_KVM_UNIT_TESTS names no folder with .flat files, or there is no qemu-system-x86_64",
+)
+slow = pytest.mark.skipif(not LONG, reason="long mode only: set DEVC_LONG=1")
+CHIPS = pytest.mark.parametrize("chip", ["kernel", "split"])
+
+ATTEMPTS = 5
+"""A measurement beside other work is repeated so often: what disturbs it only ever disturbs."""
+
+
+def bios(*arguments: str, seconds: float = 60) -> Ran:
+    return devc_run("--firmware", str(SEABIOS), "--timeout", str(seconds), *arguments)
+
+
+def served(ran: Ran, register: str) -> int:
+    """Exits to a register, by the table at the end."""
+    counts = re.findall(rf"^ {re.escape(register)} .*?([\d,]+) +([\d,]+) *$", ran.output, re.M)
+    return sum(int(number.replace(",", "")) for pair in counts for number in pair)
+
+
+@seabios
+def test_seabios_boots_a_sector_with_every_timer_and_controller_a_device_file(tmp_path: Path) -> None:
+    ran = bios("--disk", str(disk_with_sector(tmp_path)), "--irqchip", "split")
+    assert (ran.status, SECTOR_SAYS in ran.output) == (0, True), ran.output
+    for register in ("i8254.control", "mc146818.index", "i8259.master.data", "i8259.slave.data"):
+        assert served(ran, register), (register, ran.output)
+
+
+@slow
+@seabios
+@CHIPS
+def test_seabios_boots_a_sector_with_either_chip(tmp_path: Path, chip: str) -> None:
+    ran = bios("--disk", str(disk_with_sector(tmp_path)), "--irqchip", chip)
+    assert (ran.status, SECTOR_SAYS in ran.output) == (0, True), ran.output
+    assert served(ran, "i8254.channel[0].data")
+
+
+@slow
+@seabios
+@CHIPS
+def test_seabios_without_a_disk_finds_no_bootable_device(chip: str) -> None:
+    ran = bios("--irqchip", chip, seconds=20)
+    assert "No bootable device." in ran.output, ran.output
+
+
+@slow
+@seabios
+@CHIPS
+def test_seabios_calibrates_the_tsc_by_the_pit_within_1_percent(tmp_path: Path, chip: str) -> None:
+    """Where it does not know that it is on KVM, which would tell the frequency."""
+    disk, expected, found = disk_with_sector(tmp_path), tsc_mhz(), []
+    for _ in range(ATTEMPTS):
+        ran = bios("--disk", str(disk), "--irqchip", chip, "--hide-kvm")
+        assert served(ran, "i8254.channel[2].data"), ran.output
+        match = re.search(r"CPU Mhz=(\d+)", ran.output)
+        assert match is not None, ran.output
+        found.append(int(match[1]))
+        if abs(found[-1] / expected - 1) <= 0.01:
+            return
+    pytest.fail(f"the host's TSC has {expected:.0f} MHz, SeaBIOS measured {found}")
+
+
+GRUB_SLEEPS = """
+serial --unit=0 --speed=115200
+terminal_output serial
+echo GRUB is running
+outb 0xe9 1
+sleep 3
+outb 0xe9 2
+outb 0xf4 0
+"""
+GRUB_MODULES = ("biosdisk", "serial", "terminal", "echo", "sleep", "iorw")
+
+
+@slow
+@grub
+@seabios
+@CHIPS
+def test_grub_boots_and_its_sleep_of_3_s_takes_3_s_within_2_percent(tmp_path: Path, chip: str) -> None:
+    disk = disk_with_grub(tmp_path, GRUB_SLEEPS, GRUB_MODULES)
+    marks: dict[int, float] = {}
+    sent: list[bytes] = []
+
+    def mark(data: bytes) -> None:
+        marks.setdefault(data[0], time.monotonic())
+
+    description = Description(firmware=SEABIOS, disk=DiskChoice(disk), irqchip=chip)
+    with boot(description, serial=sent.append, console=mark) as booted:
+        ending = booted.run(180)
+    assert ending.request == "exit", ending
+    assert b"GRUB is running" in b"".join(sent)
+    assert abs((marks[2] - marks[1]) / 3 - 1) <= 0.02
+
+
+# Name, vCPUs, command line, seconds for it.
+TESTS = (
+    ("vmexit", 1, "inl_from_pmtimer", 60),
+    ("vmexit", 1, "inl_from_qemu", 60),
+    ("vmexit", 1, "inl_from_kernel", 60),
+    ("hpet_read_test", 2, "", 60),
+    ("smptest", 2, "", 60),
+    ("s3", 1, "", 30),
+    ("ioapic", 2, "", 60),
+    ("setjmp", 1, "", 30),
+    ("idt_test", 1, "", 30),
+    ("realmode", 1, "", 30),
+)
+
+
+@slow
+@unit_tests
+@CHIPS
+@pytest.mark.parametrize(("name", "vcpus", "append", "seconds"), TESTS)
+def test_a_kvm_unit_test_comes_to_the_same_verdicts_as_under_qemu(
+    name: str, vcpus: int, append: str, seconds: int, chip: str
+) -> None:
+    kernel = UNIT_TESTS / f"{name}.flat"
+    theirs = qemu(kernel, chip, vcpus, append, seconds)
+    ours = devc_run(
+        *(
+            str(kernel),
+            "--vcpus",
+            str(vcpus),
+            "--append",
+            append,
+            "--irqchip",
+            chip,
+            "--timeout",
+            str(seconds),
+        ),
+        timeout=seconds + 30,
+    )
+    assert verdicts(ours.output) == verdicts(theirs.output), ours.output
+    # isa-debug-exit ends QEMU with (status << 1) | 1.
+    assert (ours.status == 0) == (theirs.status == 1), (ours.status, theirs.status)
