@@ -1,10 +1,21 @@
-"""Guest code for KVM with its interrupt controllers, and where it leaves its results."""
+"""Guests on KVM: making and running them, code that several tests use, and where it leaves its results."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+from devc.runtime.assemble import assemble
+from devc.runtime.clock import HostClock
+from devc.runtime.hosts import Reason
+from devc.runtime.hosts.start import Start
+from devc.runtime.machine import Engine, Machine
+from devc.runtime.vmm import Vmm
+
+Made = Callable[..., Vmm]
+
 SECOND = 10**9
 MIB = 1 << 20
-RESULTS = 0x8000
+CODE, RESULTS = 0x10000, 0x8000
 
 # The 8259 pair as a PC's BIOS sets it up: IRQ 0 to 7 at vectors 8 to 15; only IRQ 0 open.
 PIC = """
@@ -65,3 +76,37 @@ START_OTHERS = """
     movl $0x000c4500, 0xfee00300
     movl $0x000c4608, 0xfee00300
 """
+
+
+def vmms() -> Iterator[Made]:
+    """For a fixture: makes VMMs over machines with the devices named, with an exit by port 0xf4."""
+    made: list[Vmm] = []
+
+    def vmm(*devices: str, engine: Engine = "native", **options: object) -> Vmm:
+        machine = Machine(HostClock(), engine)
+        for device in devices:
+            machine.add(device)
+        made.append(Vmm(machine, "kvm", **options))  # type: ignore[arg-type]
+        made[-1].exit_port()
+        return made[-1]
+
+    yield vmm
+    for vmm_made in made:
+        vmm_made.close()
+
+
+def start(vmm: Vmm, text: str, bits: int = 16) -> None:
+    """Load code at CODE and begin there: real mode with CS 0x1000, or flat 32 bits."""
+    vmm.host.load(assemble(text, CODE if bits == 32 else 0, bits), CODE)
+    vmm.host.start(Start("flat32" if bits == 32 else "real", CODE))
+
+
+def run(vmm: Vmm, seconds: float = 5) -> None:
+    outcome = vmm.run(until=vmm.machine.now + int(seconds * SECOND))
+    assert outcome.reason is Reason.STOPPED, str(outcome)
+
+
+def start_two(vmm: Vmm, first: str, second: str) -> None:
+    """The first vCPU in flat 32-bit code, which starts the second in real mode (DS = 0)."""
+    vmm.host.load(assemble(f"xor %ax, %ax\n mov %ax, %ds\n {second}", 0), AP_CODE)
+    start(vmm, START_OTHERS + first, bits=32)
