@@ -30,7 +30,9 @@ from .vmm import Vmm
 
 MIB = 1 << 20
 TIMERS = ("i8254", "mc146818", "hpet", "acpi_pm")
-CONTROLLERS = ("i8259", "ioapic")
+CONTROLLERS = (DeviceChoice("i8259", None, {"held": 1}), DeviceChoice("ioapic"))
+"""Of a split machine. The HPET's edges are pulses without length, which an 8259 that holds
+no edge would forget (docs/devices/i8259.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def complete(description: Description) -> Description:
     devices = description.devices
     if devices is None:
         controllers = CONTROLLERS if irqchip == "split" else ()
-        devices = tuple(DeviceChoice(name) for name in (*defaults.devices, *controllers))
+        devices = (*(DeviceChoice(name) for name in defaults.devices), *controllers)
     return replace(
         description, memory=description.memory or defaults.memory, irqchip=irqchip, devices=devices
     )
