@@ -117,6 +117,22 @@ class BpfTranslator(Translator):
     def value(self, expr: ir.Expr) -> str:
         return super().value(_total(expr))
 
+    def _binary(self, expr: ir.Binary) -> str:
+        """LLVM knows ways to ask whether a product exceeds 64 bits, and makes one of 128 of them."""
+        value = super()._binary(expr)
+        match expr:
+            case ir.Binary("mul" | "mulw", left, right):
+                asks = not isinstance(left, ir.Const) and not isinstance(right, ir.Const)
+            case ir.Binary("div", left, right):
+                asks = left == ir.Const(ir.NEVER) and not isinstance(right, ir.Const)
+            case _:
+                asks = False
+        return self._opaque(value) if asks else value
+
+    def _opaque(self, value: str) -> str:
+        """The value, of which LLVM knows nothing."""
+        return self.w.op(f'call i64 asm "", "=r,0"(i64 {value}) memory(none) nounwind willreturn')
+
     def _return(self, value: ir.Expr | None) -> None:
         self.w.end("ret i64 0" if value is None else f"ret i64 {self.value(value)}")
 
@@ -143,7 +159,7 @@ class BpfTranslator(Translator):
         A mask costs one instruction; where it would allow what lies beyond the
         state, the offset is compared instead.
         """
-        moving = self.w.op(f'call i64 asm "", "=r,0"(i64 {moving}) memory(none) nounwind willreturn')
+        moving = self._opaque(moving)
         mask = (1 << greatest.bit_length()) - 1 & -step
         if mask + behind <= self.unit.module.size:
             return self.w.op(f"and i64 {moving}, {mask}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from devc.compiler import bpf_compile, bpf_loops, ir
 from devc.compiler.analysis import walk
 from devc.compiler.bpf_calls import FRAMES, HOT, SMALL, Calls
-from devc.compiler.driver import load
+from devc.compiler.driver import DeviceType, load
 from devc.compiler.jit import compile_module
 from devc.compiler.reference import Reference
 from devc.compiler.verify import verify
+from devc.dsl.diagnostics import Source
 from devc.runtime.bpf_object import BpfObject
 from devc.runtime.calls import DEADLINE, NO_REGION, READ, SERVED, Call
 from devc.runtime.instance import NativeInstance, ReferenceInstance
@@ -187,6 +189,40 @@ def without_the_lock(node: Any) -> Any:
 def random_module(seed: int) -> ir.Module:
     module = ir_random.make(seed)
     return dataclasses.replace(module, functions=without_the_lock(module.functions))
+
+
+PRODUCTS = '''device products(base: port = 0x1000):
+    """Asks whether a product fits 64 bits, in the ways that LLVM knows."""
+
+    state a: u64
+    state b: 1..0xffff_ffff_ffff_ffff = 1
+
+    io at base size 0x20, aligned, gaps zeros:
+        reg left @0x00 u64:
+            write v: a = v
+        reg right @0x08 u64:
+            write v:
+                if v != 0: b = v
+        reg back @0x10 u64:
+            read:
+                let product: u64 = wrap(a * b)
+                return 1 if product / b != a else 0
+        reg bound @0x18 u64:
+            read: return 1 if 0xffff_ffff_ffff_ffff / b < a else 0
+'''
+
+
+@needs_bpf
+def test_a_question_whether_a_product_fits_is_not_made_one_of_128_bits() -> None:
+    device = DeviceType(Path("products.dev"), Source("products.dev", PRODUCTS), None)
+    kernel = KernelInstance(device.native(), device.module, device.bpf(), 0)
+    try:
+        for a, b, beyond in ((2**32, 2**32 - 1, 0), (2**32, 2**32, 1), (2**64 - 1, 1, 0), (3, 2**63, 1)):
+            kernel.write("io", 0, 0, 8, a)
+            kernel.write("io", 0, 8, 8, b)
+            assert [kernel.read("io", 0, at, 8) for at in (0x10, 0x18)] == [beyond, beyond]
+    finally:
+        kernel.close()
 
 
 @needs_bpf
