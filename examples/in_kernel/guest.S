@@ -4,7 +4,7 @@
 #include "guest.h"
 
         .section .rodata
-        .globl  guest_begin, guest_end, stranger_begin, stranger_end
+        .globl  guest_begin, guest_end, ticks_begin, ticks_end, stranger_begin, stranger_end
         .code16
 guest_begin:
         xorl    %ebx, %ebx              /* OUTs */
@@ -68,6 +68,44 @@ ring:   movl    %ecx, PANEL_LAMPS
         jmp     .-1
 bytes:  .byte   0x21, 0x43, 0x65
 guest_end:
+
+        /* Another: it starts counter 0, and waits for its interrupts. */
+ticks_begin:
+        xorw    %ax, %ax
+        movw    %ax, %ds
+        movw    %ax, %ss
+        movw    $0x8000, %sp
+        movw    $(tick - ticks_begin + GUEST_AT), 4 * IRQ0_VECTOR
+        movw    %ax, 4 * IRQ0_VECTOR + 2
+        movb    $0x11, %al              /* the interrupt controller (8259A): four words, */
+        outb    %al, $0x20
+        movb    $IRQ0_VECTOR, %al
+        outb    %al, $0x21
+        movb    $4, %al
+        outb    %al, $0x21
+        movb    $1, %al
+        outb    %al, $0x21
+        movb    $0xfe, %al              /* and all inputs masked but the first */
+        outb    %al, $0x21
+        xorl    %ebx, %ebx              /* interrupts */
+        movb    $0x34, %al
+        outb    %al, $0x43
+        movb    $(TICK_COUNT & 0xff), %al
+        outb    %al, $0x40
+        movb    $(TICK_COUNT >> 8), %al
+        outb    %al, $0x40
+        sti
+1:      hlt
+        cmpl    $TICKS, %ebx
+        jb      1b
+        cli
+        outb    %al, $DONE_PORT
+        jmp     .-1
+tick:   incl    %ebx
+        movb    $0x20, %al              /* end of interrupt */
+        outb    %al, $0x20
+        iretw
+ticks_end:
 
         /* Another VM's guest: the same port, and none of our business. */
 stranger_begin:

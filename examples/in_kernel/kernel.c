@@ -162,6 +162,8 @@ const char *attach(struct in_kernel *device, const char *path, size_t state_size
 
 void detach(struct in_kernel *device, size_t state_size)
 {
+    if (!device->object)
+        return;
     for (unsigned i = 0; i < sizeof device->links / sizeof *device->links; i++)
         bpf_link__destroy(device->links[i]);
     if (device->state) {
@@ -172,6 +174,7 @@ void detach(struct in_kernel *device, size_t state_size)
     if (device->page)
         munmap(device->page, PAGE);
     bpf_object__close(device->object);
+    *device = (struct in_kernel){ 0 };
 }
 
 uint32_t eventfd_id(int eventfd)

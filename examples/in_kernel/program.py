@@ -251,9 +251,7 @@ define internal void @note(i64 %now, i64 %value, i64 %offset, i64 %width, i32 %r
 define internal void @take(i64 %value, i64 %offset.full, i64 %width, i32 %region) alwaysinline nounwind {
 entry:
   %offset = and i64 %offset.full, 4294967295
-  %clock = call i64 $helper_ktime_get_ns()
   %origin = load i64, ptr $io_origin, align 8
-  %now = sub i64 %clock, %origin
   %pending = load volatile i64, ptr $io_pending, align 8
   %idle = icmp eq i64 %pending, 0
   br i1 %idle, label %try, label %busy
@@ -269,10 +267,14 @@ again:
   br i1 %more, label %try, label %busy
 busy:
   %one.more = atomicrmw add ptr $io_pending, i64 1 seq_cst
-  call void @note(i64 %now, i64 %value, i64 %offset, i64 %width, i32 %region, i32 $busy_is)
+  %clock.busy = call i64 $helper_ktime_get_ns()
+  %now.busy = sub i64 %clock.busy, %origin
+  call void @note(i64 %now.busy, i64 %value, i64 %offset, i64 %width, i32 %region, i32 $busy_is)
   ret void
 locked:
   call void asm sideeffect "", "~{memory}"()
+  %clock = call i64 $helper_ktime_get_ns()
+  %now = sub i64 %clock, %origin
   switch i32 %region, label %unlock [ $writes ]
 $arms
 written:

@@ -25,7 +25,8 @@ from .program import object_code
 
 PLACE = Path(__file__).resolve().parent
 PANEL = PLACE / "panel.dev"
-VMM, ACCEPTED = ("vmm.c", "kernel.c", "guest.S"), ("accepted.c",)
+VMM = ("vmm.c", "machine.c", "device.c", "timer.c", "kernel.c", "guest.S")
+ACCEPTED = ("accepted.c",)
 OPTIONS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-static")
 LIBRARIES = ("-lbpf", "-lelf", "-lz")
 FAILED, UNAVAILABLE = 1, 3
