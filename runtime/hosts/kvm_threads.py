@@ -30,24 +30,31 @@ class Crew:
 
     @contextmanager
     def others(self, run: Callable[[VirtualCpu], object]) -> Iterator[None]:
-        """Have `run` run each vCPU but the first, in threads that end before this is left."""
+        """Have `run` run each vCPU but the first in a thread of its own; none does when this is left."""
         others = self.cpus[1:]
         with self._gate:
-            self._active = len(self.cpus)
-        threads = [
-            threading.Thread(target=self._other, args=[run, cpu], name=f"devc vCPU {cpu.number}", daemon=True)
-            for cpu in others
-        ]
+            self._active = 1
         try:
-            for cpu, thread in zip(others, threads, strict=True):
+            for cpu in others:
                 cpu.block.stop = 0
-                thread.start()
+                self._begin(run, cpu)
             yield
         finally:
             self._end()
-            self._join(threads)
+            self._await_others()
             if self.cpus[0].block.stop == STOP_OTHER:
                 self.cpus[0].block.stop = 0
+
+    def _begin(self, run: Callable[[VirtualCpu], object], cpu: VirtualCpu) -> None:
+        name = f"devc vCPU {cpu.number}"
+        thread = threading.Thread(target=self._other, args=[run, cpu], name=name, daemon=True)
+        with self._gate:
+            self._active += 1
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._end()
+            raise HostError(f"vCPU {cpu.number} gets no thread: {error}") from None
 
     def _other(self, run: Callable[[VirtualCpu], object], cpu: VirtualCpu) -> None:
         # Signals for Python are the main thread's.
@@ -55,8 +62,8 @@ class Crew:
         try:
             run(cpu)
         finally:
-            self._end()
             self._end_first()
+            self._end()
 
     def _end_first(self) -> None:
         """One of the others has ended: the first one must. A `stop` from outside counts for more."""
@@ -70,15 +77,17 @@ class Crew:
             self._active -= 1
             self._gate.notify_all()
 
-    def _join(self, threads: list[threading.Thread]) -> None:
-        """Stop the others and wait for them, whatever interrupts that."""
+    def _await_others(self) -> None:
+        """Stop the others and wait until they run no guest, whatever interrupts that.
+
+        Not by `Thread.join`: interrupted, Python 3.11's takes a running thread for ended.
+        """
         interrupted: BaseException | None = None
         while True:
             try:
                 self.stop(*self.cpus[1:])
-                for thread in threads:
-                    if thread.ident is not None:
-                        thread.join()
+                with self._gate:
+                    self._gate.wait_for(lambda: not self._active)
                 break
             except KeyboardInterrupt as error:
                 interrupted = error
