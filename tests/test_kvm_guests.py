@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from devc.runtime.assemble import assemble
@@ -152,3 +153,14 @@ def test_random_code_ends_as_some_exit_and_never_hangs_the_host(make: Made, seed
     assert outcome.reason in Reason
     assert time.monotonic() - before < 5
     vmm.machine.save()
+
+
+# --- the manual -------------------------------------------------------------------------------------
+
+
+def test_the_manuals_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "kvm.md").read_text()
+    _, program, *_ = manual.split("```")
+    image = assemble("outb %al, $0xf4\n hlt", MIB, 32)
+    exec(compile(program.removeprefix("python"), "kvm.md", "exec"), {"image": image})
+    assert capsys.readouterr().out.startswith("stopped at ")
