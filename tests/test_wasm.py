@@ -13,6 +13,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from devc.bench import wasm_cost
+from devc.bench.result import Scale
 from devc.compiler import emit, wasm
 from devc.compiler.driver import load
 from devc.compiler.jit import NativeCode, compile_module
@@ -141,3 +143,9 @@ def test_the_manuals_program_prints_what_it_says(tmp_path: Path, monkeypatch: py
     with contextlib.redirect_stdout(found):
         exec(compile(program, "wasm.md", "exec"), {})
     assert found.getvalue() == printed
+
+
+def test_the_benchmark_reads_the_same_on_both_sides() -> None:
+    (benchmark,) = wasm_cost.BENCHMARKS
+    report = benchmark.run(benchmark, Scale(pairs=1, length=0.001))
+    assert report.result.ratio > 0
