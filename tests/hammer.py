@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 from devc.compiler.jit import NativeCode
-from devc.runtime.bus import CLOCK_RUNNING, Access, Outcome, Space
-from devc.runtime.device import Device, DeviceType, RegionTarget
+from devc.runtime.bus import CLOCK_RUNNING, Access, Space
+from devc.runtime.device import Device, DeviceType
 from devc.runtime.dispatch import Dispatcher, lane
 from devc.runtime.dispatch_code import native
 from devc.runtime.instance import NativeInstance
 from devc.runtime.lines import NativeSink
 from devc.runtime.machine import Machine
-from devc.runtime.routing import Routing
+
+from .native_board import NativeBoard
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
 
@@ -241,48 +242,15 @@ class HammeredBoard:
 
     def start(self) -> None:
         """Put the devices before the native dispatcher; what happened so far is not in the logs."""
-        self.routing = Routing(self.machine, self.dispatcher)
-        self.targets: dict[int, RegionTarget] = {}
-        for window in self.machine.windows():
-            target = window.target
-            assert isinstance(target, RegionTarget)
-            device, region = target.device, target.region
-            symbol = device.instance.code.symbol  # type: ignore[attr-defined]
-            name = f"{device.module.name}_{region.name}"
-            assert window.base is not None
-            handle = self.dispatcher.add_region(
-                window.space,
-                window.base,
-                window.size,
-                symbol(f"{name}_read"),
-                symbol(f"{name}_write"),
-                device.instance.address,
-                region.split,
-                name=window.label,
-                quiet=self.routing.quiet(device, region),
-            )
-            self.targets[handle] = target
-        self.dispatcher.attend = self._attend
-        self.begun = {}
+        self.board = NativeBoard(self.machine, self.dispatcher)
+        self.begun: dict[str, bytes] = {}
         for name, code in self.recorded.items():
             device = self.machine.devices[name]
-            for given in device.inputs.values():
-                if given.driven:
-                    code.logged.inputs[code.logged.input_count] = given.entry.place >> 3
-                    code.logged.input_count += 1
+            places = {given.entry.place >> 3 for given in device.inputs.values() if given.driven}
+            code.logged.input_count = len(places)
+            code.logged.inputs[: len(places)] = sorted(places)
             code.logged.log.count = 0
             self.begun[name] = device.instance.state
-
-    def _attend(self, access: Access) -> None:
-        if access.outcome == Outcome.HEAVY and access.entry:
-            target = self.targets[access.entry]
-            if access.write:
-                target.write(access.offset, access.piece, access.piece_value, access.now)
-                access.answer()
-            else:
-                access.answer(target.read(access.offset, access.piece, access.now))
-        else:
-            self.machine.attend(self.routing.devices[access.device], access.now)
 
     # --- threads ---
 
