@@ -1,4 +1,4 @@
-"""The device's eBPF object with three more programs: its write handler, where KVM ends a guest's write.
+"""The device's eBPF object with more programs: its write handler, at the places where KVM ends a write.
 
 A wildcard ioeventfd makes KVM end a write by itself: it signals an eventfd and
 drops the value. A tracing program sees the value on its way, at one of two places:
@@ -8,8 +8,9 @@ drops the value. A tracing program sees the value on its way, at one of two plac
 - `DEV_ioeventfd` at the entry of the function `ioeventfd_write`, which only writes
   to ioeventfds reach. It knows them by the eventfd. Some kernels refuse programs
   at functions (they patch the kernel's code), and take those at tracepoints.
+- `DEV_enrol` is run once by the vCPU's thread, to be known at the tracepoints.
 
-Each does under the state's lock what the object's other programs do. What it
+They do under the state's lock what the object's other programs do. What it
 cannot do, because the state is busy or a Python handler must serve the access,
 it leaves in the log for user space, and puts off all that follows until that is
 done: KVM has ended the write for good.
@@ -68,13 +69,16 @@ def object_code(device: DeviceType, page: bool = False) -> bytes:
 
 def check_static(module: ir.Module, region: ir.Region) -> None:
     """NotStatic if a read in the window is more than a function of the state."""
-    analysis = Analysis({function.name: function for function in module.functions})
+    functions = {function.name: function for function in module.functions}
+    analysis = Analysis(functions)
     for register in region.registers:
-        if "r" in register.access:
-            effects = analysis.of(re.sub(r"\[\d+\]", "", register.name) + ".read")
-            if effects.time or effects.writes:
-                why = "depends on time" if effects.time else "changes the state"
-                raise NotStatic(f"a page cannot stand for {module.name}: a read of {register.name} {why}")
+        if "r" not in register.access:
+            continue
+        read = re.sub(r"\[\d+\]", "", register.name) + ".read"
+        effects = analysis.of(read) if read in functions else None
+        if effects is None or effects.time or effects.writes:
+            why = "depends on time" if effects and effects.time else "may be more than a look at the state"
+            raise NotStatic(f"a page cannot stand for {module.name}: a read of {register.name} {why}")
 
 
 # --- the text ---------------------------------------------------------------------
@@ -184,9 +188,9 @@ def _refresh(unit: BpfUnit) -> str:
     for n, register in enumerate(r for r in region.registers if "r" in r.access):
         kind = f"i{8 * register.width}"
         place = f"getelementptr inbounds (i8, ptr @page, i64 {register.offset})"
-        place_of = f"i64 %now, i64 {register.offset}, i64 {register.width}"
-        lines.append(f"  %now.{n} = call i64 {read}({place_of}) alwaysinline")
-        value = f"%now.{n}"
+        where = f"i64 %now, i64 {register.offset}, i64 {register.width}"
+        lines.append(f"  %register.{n} = call i64 {read}({where}) alwaysinline")
+        value = f"%register.{n}"
         if register.width < 8:
             lines.append(f"  %cut.{n} = trunc i64 {value} to {kind}")
             value = f"%cut.{n}"
