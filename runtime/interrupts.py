@@ -70,10 +70,17 @@ class Interrupts:
         self._ticks: dict[int, list[OutputLine]] = {}
         if self._pic is not None and intr is not None:
             machine.wire(f"{pic}.int", intr)
-        if self._ioapic is not None:
-            machine.wire(f"{ioapic}.table", self._table_written)
+        self._hears_of_entries = False
+        if routed is not None:
+            self._hear_of_entries()
         self._wire_messages(message, native_message)
         self._tell_routes()
+
+    def _hear_of_entries(self) -> None:
+        """Be told of each write to the I/O APIC's entries: it costs every one of them."""
+        if self._ioapic is not None and not self._hears_of_entries:
+            self._hears_of_entries = True
+            self.machine.wire(f"{self._ioapic.name}.table", self._table_written)
 
     def _wire_messages(self, message: Message | None, native: tuple[int, int] | None) -> None:
         for device in self.machine.devices.values():
@@ -224,6 +231,7 @@ class Interrupts:
         """Hear from the controllers what becomes of an interrupt's ticks."""
         if number in self._ticks:
             return
+        self._hear_of_entries()
         if not self._ticks and self._pic is not None:
             self.machine.wire(f"{self._pic.name}.masks", self._masks_written)
         self._ticks[number] = []

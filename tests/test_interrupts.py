@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -9,9 +10,12 @@ from devc.runtime.interrupts import Interrupts
 from devc.runtime.machine import Machine, MachineError
 from devc.runtime.policies import MAPPINGS
 
+from .rig import kind
 from .rig_interrupts import LEVEL, MASK
 
 MS = 1_000_000
+EVENTS = 500
+"""At most in a time step, as what is random may set timers to anything."""
 IOAPIC = 0xFEC0_0000
 HPET = 0xFED0_0000
 
@@ -20,9 +24,9 @@ class Pc:
     """A machine with both controllers and what it told its host."""
 
     def __init__(self, engine: str, *devices: str, **given: Any) -> None:
-        self.machine = Machine(engine=engine)  # type: ignore[arg-type]
+        self.machine = Machine(engine=engine, events_a_step=EVENTS)  # type: ignore[arg-type]
         for device in devices or ("i8259", "ioapic", "i8254"):
-            self.machine.add(device, **({"fsb": 1} if device == "hpet" else {}))
+            self.machine.add(kind(device), **({"fsb": 1} if device == "hpet" else {}))
         self.int: list[tuple[int, int]] = []
         self.messages: list[tuple[int, int]] = []
         self.routed: list[tuple[int, int | None, int]] = []
@@ -322,3 +326,51 @@ def test_a_snapshot_neither_loses_nor_doubles_a_tick_in_service(engine: str) -> 
     other.outb(0x20, 0x20)
     assert other.interrupts.pending
     assert ticks(other).pending == ticks(pc).pending - 1
+
+
+# --- a whole PC ------------------------------------------------------------------------------------
+
+
+def anything(pc: Pc, seed: int, steps: int) -> list[Any]:
+    """A guest and a host that do whatever comes to their minds; what they see."""
+    pick, seen = random.Random(seed), []
+    pc.program_pics()
+    pc.route(2, 0x31)
+    for _ in range(steps):
+        match pick.randrange(8):
+            case 0:
+                pc.outb(pick.choice((0x20, 0x21, 0xA0, 0xA1, 0x4D0, 0x4D1)), pick.getrandbits(8))
+            case 1:
+                pc.outb(pick.choice((0x40, 0x42, 0x43, 0x61, 0x70, 0x71)), pick.getrandbits(8))
+            case 2:
+                pc.route(pick.randrange(24), pick.getrandbits(17))
+            case 3:
+                offset = pick.choice((0x10, 0x20, 0x100, 0x108, 0x110, 0x120, 0x128))
+                pc.machine.write("mmio", HPET + offset, pick.choice((4, 8)), pick.getrandbits(34))
+            case 4:
+                pc.interrupts.eoi(pick.choice((0x31, pick.getrandbits(8))))
+            case 5:
+                if pc.interrupts.pending:
+                    seen.append(pc.interrupts.acknowledge())
+                    pc.outb(0xA0, 0x20)
+                    pc.outb(0x20, 0x20)
+            case 6:
+                pc.interrupts.drive(pick.randrange(24), pick.randrange(2), source=pick.randrange(2))
+            case _:
+                pc.machine.step(pick.choice((1000, 10**5, 10**7)))
+    return [seen, pc.int, pc.messages, pc.routed, pc.machine.save()]
+
+
+def test_both_engines_make_the_same_of_a_whole_pc() -> None:
+    kinds = ("i8259", "ioapic", "i8254", "mc146818", "hpet", "acpi_pm")
+    seen = 0
+    for seed in range(8):
+        found = []
+        for engine in ("native", "reference"):
+            pc = Pc(engine, *kinds)
+            pc.interrupts.wire_pc({"hpet.irq[2]": "catchup", "hpet.irq[8]": "merge"} if seed % 2 else None)
+            found.append(anything(pc, seed, 200))
+            assert pc.machine.statistics.propagation_cut == 0
+        assert found[0] == found[1]
+        seen += len(found[0][0]) + len(found[0][2])
+    assert seen > 50
