@@ -15,6 +15,7 @@ from ..compiler.ir import (
     ATTENTION_DEADLINE,
     ATTENTION_LEAVE,
     ATTENTION_LINES,
+    ATTENTION_WATCH,
     HEADER,
     NEVER,
 )
@@ -158,13 +159,24 @@ class QuietSet(ctypes.Structure):
     _fields_ = [("first", c_uint32), ("count", c_uint32)]
 
 
+LATE_BUCKETS = 32
+
+
+class Lateness(ctypes.Structure):
+    """How late a device's deadlines were settled, ns: the latest, and how many there were
+    in [2**i, 2**(i + 1)), the first from 0, the last without end. Under the device's lock."""
+
+    _fields_ = [("most", c_uint64), ("counts", c_uint64 * LATE_BUCKETS)]
+
+
 class DeviceEntry(ctypes.Structure):
     """A device's state (0: a free place) and its settle function (0: Python settles).
 
     A deadline before `floor` is taken for one at `floor`. `handlers` is an array
     of `handler_count` `HandlerEntry`s, by `leave`; `commit` makes the rest of the
     state follow what they wrote. `lines`: its `LineTable`, or 0 if Python looks
-    after all of its lines.
+    after all of its lines. `watch`: the observers, as bits, that want to be told.
+    `lateness`: its `Lateness`.
     """
 
     _fields_ = [
@@ -174,8 +186,9 @@ class DeviceEntry(ctypes.Structure):
         ("commit", c_uint64),
         ("handlers", c_uint64),
         ("lines", c_uint64),
+        ("lateness", c_uint64),
         ("handler_count", c_uint32),
-        ("pad", c_uint32),
+        ("watch", c_uint32),
     ]
 
 
@@ -410,6 +423,7 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     RegionEntry,
     QuietRegion,
     QuietSet,
+    Lateness,
     DeviceEntry,
     LineTable,
     LineEntry,
@@ -432,6 +446,7 @@ CONSTANTS: dict[str, int] = {
     "ATTENTION": Outcome.ATTENTION,
     "HEAVY": Outcome.HEAVY,
     "CLOCK_RUNNING": CLOCK_RUNNING,
+    "LAST_BUCKET": LATE_BUCKETS - 1,
     "REGION_SPLIT": REGION_SPLIT,
     "REGION_PYTHON": REGION_PYTHON,
     "ATTENTION_DEADLINE": ATTENTION_DEADLINE,
@@ -439,6 +454,7 @@ CONSTANTS: dict[str, int] = {
     "ATTENTION_LINES": ATTENTION_LINES,
     "CLAIMED": -CLAIMED,
     "NOT_CLAIMED": CLAIMED - 1,
+    "NOT_WATCH": ~ATTENTION_WATCH,
     "PULSES_A_DELIVERY": PULSES_A_DELIVERY,
     "PROPAGATION": PROPAGATION,
     "HANDLER_CHANGED": HANDLER_CHANGED,

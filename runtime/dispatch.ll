@@ -591,6 +591,9 @@ no_more:
   br label %loop
 
 settle:
+  %meant = call i64 @llvm.umax.i64(i64 %present, i64 %floor)
+  %late = call i64 @llvm.usub.sat.i64(i64 %now, i64 %meant)
+  call void @note_late(ptr %device, i64 %late)
   %at = call i64 @arrival(ptr %state, i64 %now)
   call void %settle_fn(ptr %state, i64 %at)
   call void @deadline_moved(ptr %bus)
@@ -616,6 +619,26 @@ end:
   ret i32 $SERVED
 }
 
+; A device was woken %late ns after its deadline: count it by its highest bit. Under
+; the device's lock.
+define internal void @note_late(ptr %device, i64 %late) {
+  %lateness.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.lateness
+  %lateness = load ptr, ptr %lateness.p
+  %positive = or i64 %late, 1
+  %zeros = call i64 @llvm.ctlz.i64(i64 %positive, i1 true)
+  %bucket = sub i64 63, %zeros
+  %capped = call i64 @llvm.umin.i64(i64 %bucket, i64 $LAST_BUCKET)
+  %counts = getelementptr %Lateness, ptr %lateness, i32 0, i32 $Lateness.counts
+  %count.p = getelementptr i64, ptr %counts, i64 %capped
+  %count = load i64, ptr %count.p
+  %one_more = add i64 %count, 1
+  store i64 %one_more, ptr %count.p
+  %most = load i64, ptr %lateness
+  %new_most = call i64 @llvm.umax.i64(i64 %most, i64 %late)
+  store i64 %new_most, ptr %lateness
+  ret void
+}
+
 ; Tell that a deadline moved: after it did, so that nobody looks in vain.
 define internal void @deadline_moved(ptr %bus) alwaysinline {
   %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
@@ -625,6 +648,8 @@ define internal void @deadline_moved(ptr %bus) alwaysinline {
 
 declare i64 @llvm.umin.i64(i64, i64)
 declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.usub.sat.i64(i64, i64)
+declare i64 @llvm.ctlz.i64(i64, i1)
 
 ; What an access is like nearly always: so that its code is in one piece.
 !1000 = !{!"branch_weights", i32 1000, i32 1}

@@ -38,6 +38,7 @@ from .bus import (
     Counters,
     DeviceEntry,
     HandlerEntry,
+    Lateness,
     LineTable,
     Outcome,
     PortIndex,
@@ -149,6 +150,7 @@ class Dispatcher:
         self._ports = PortIndex()
         self.bus.ports = ctypes.addressof(self._ports)
         self._kept: dict[int, tuple[object, ...]] = {}
+        self._lateness: dict[int, Lateness] = {}
         # Removed regions by handle, the oldest first: see QUARANTINE.
         self._removed: dict[int, _Region] = {}
         self._unused = 1
@@ -180,18 +182,20 @@ class Dispatcher:
         commit_addr: int = 0,
         handlers: ctypes.Array[HandlerEntry] | None = None,
         lines: LineTable | None = None,
+        watch: int = U64_MAX >> 32,
     ) -> int:
         """Watch a device's deadline (the header at `state_addr`); returns its number.
 
         A known state gets the new settle function. `settle_addr` 0: only
         Python can settle it. `handlers`: what serves the accesses that its
         regions leave, by `leave`; they need its commit function. `lines`: its lines
-        that native code serves; without a table Python is told of every edge.
+        that native code serves; without a table Python is told of every edge. `watch`:
+        the observers, as bits, of which Python is told.
         """
         with self.lock:
             number = self._device(state_addr)
             device = self._devices[number]
-            device.settle, device.commit = settle_addr, commit_addr
+            device.settle, device.commit, device.watch = settle_addr, commit_addr, watch
             self._kept[number] = (handlers, lines)
             device.handlers = ctypes.addressof(handlers) if handlers else 0
             device.handler_count = len(handlers) if handlers else 0
@@ -206,6 +210,7 @@ class Dispatcher:
             raise DispatchError(f"device {number} still serves {', '.join(users)}; remove that first")
         self._devices[number] = DeviceEntry()
         self._kept.pop(number, None)
+        self._lateness.pop(number, None)
         self.bus.moved = 1
 
     def hold_off(self, number: int, floor: int) -> None:
@@ -213,6 +218,12 @@ class Dispatcher:
         if self._devices[number].floor != floor:
             self._devices[number].floor = floor
             self.bus.moved = 1
+
+    def lateness(self, number: int) -> tuple[list[int], int]:
+        """How late a device's deadlines were settled by native code: how many at
+        [2**i, 2**(i + 1)) ns, and the most, ns."""
+        late = self._lateness[number]
+        return list(late.counts), late.most
 
     def deadlines_moved(self) -> None:
         """Tell that a device's deadline was changed from outside an access."""
@@ -229,7 +240,8 @@ class Dispatcher:
         if free == len(self._devices):
             self._devices = self._grown(self._devices)
             self.bus.devices = ctypes.addressof(self._devices)
-        self._devices[free] = DeviceEntry(state_addr)
+        late = self._lateness[free] = Lateness()
+        self._devices[free] = DeviceEntry(state_addr, lateness=ctypes.addressof(late))
         self.bus.device_count = max(self.bus.device_count, free + 1)
         self.bus.moved = 1
         return int(free)

@@ -394,3 +394,23 @@ def test_structures_are_declared_with_their_members_in_order() -> None:
 def test_a_place_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(NativeModuleError, match=r"\$Access\.nonsense"):
         expand("$Access.nonsense", [Access], {})
+
+
+def test_a_deadline_settled_late_is_counted_by_how_late() -> None:
+    board = Dispatcher()
+    stub = Stub().place(board, "io", 0x40)
+    for late in (0, 1, 1000, 1023, 1024, 5_000_000_000):
+        stub.state.deadline = 10_000
+        board.settle(10_000 + late)
+    counts, most = board.lateness(stub.device)
+    assert {bucket: count for bucket, count in enumerate(counts) if count} == {0: 2, 9: 2, 10: 1, 31: 1}
+    assert most == 5_000_000_000
+
+
+def test_a_deadline_that_is_held_off_is_late_from_when_it_counts() -> None:
+    board = Dispatcher()
+    stub = Stub().place(board, "io", 0x40)
+    stub.state.deadline = 10_000
+    board.hold_off(stub.device, 50_000)
+    board.settle(50_700)
+    assert board.lateness(stub.device)[1] == 700
