@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from devc.compiler import ir
 from devc.compiler.bpf_compile import object_code
+from devc.compiler.cache import Cache
 from devc.compiler.driver import DeviceType, load
 from devc.compiler.jit import compile_module
 from devc.dsl.diagnostics import Source
@@ -425,3 +426,29 @@ def test_a_machine_in_the_kernel_delivers_its_lines_and_moves_by_a_word() -> Non
     images = [machine.save() for machine in machines.values()]
     assert images[0] == images[1]
     machines["kernel"].restore(images[1])
+
+
+@needs_bpf
+def test_python_handlers_of_a_machine_in_the_kernel_serve_what_it_leaves() -> None:
+    answers = []
+    for engine in ("kernel", "native"):
+        machine = Machine(engine=engine)  # type: ignore[arg-type]
+        machine.add(ROOT / "examples" / "scratch.dev")
+        for value in b"123456789":
+            machine.write("io", 0x2E4, 1, value)
+        crc = machine.read("io", 0x2E8, 4)
+        machine.write("io", 0x2EC, 4, 77)
+        answers.append((crc, machine.read("io", 0x2EC, 4), machine.read("io", 0x2EC, 4), machine.save()))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 0xCBF43926  # the CRC-32 of these bytes
+
+
+def test_an_object_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, cache = tmp_path / "counter.dev", Cache(tmp_path / "cache")
+    path.write_text(COUNTER)
+    first = load(path, cache).bpf()
+    monkeypatch.setattr("devc.compiler.bpf_compile.object_code", lambda *arguments: b"anew")
+    assert load(path, cache).bpf() == first
+    path.write_text(COUNTER.replace("hits + 1", "hits + 2"))
+    assert load(path, cache).bpf() == b"anew"
+    assert load(path, None).bpf() == b"anew"
