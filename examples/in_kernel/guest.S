@@ -4,7 +4,8 @@
 #include "guest.h"
 
         .section .rodata
-        .globl  guest_begin, guest_end, ticks_begin, ticks_end, stranger_begin, stranger_end
+        .globl  guest_begin, guest_end, burst_begin, burst_end
+        .globl  ticks_begin, ticks_end, stranger_begin, stranger_end
         .code16
 guest_begin:
         xorl    %ebx, %ebx              /* OUTs */
@@ -68,6 +69,16 @@ ring:   movl    %ecx, PANEL_LAMPS
         jmp     .-1
 bytes:  .byte   0x21, 0x43, 0x65
 guest_end:
+
+        /* Another: nothing but counter latch commands. */
+burst_begin:
+        movl    $BURST, %ecx
+        movb    $0, %al
+1:      outb    %al, $0x43
+        loopl   1b
+        hlt
+        jmp     .-1
+burst_end:
 
         /* Another: it starts counter 0, and waits for its interrupts. */
 ticks_begin:
