@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    epilog="Shipped devices go by name: i8254, hpet, mc146818, acpi_pm. The manual is docs/language.md.",
+    epilog="Shipped devices go by name: i8254, hpet, mc146818, acpi_pm, i8259, ioapic. The manual is docs/language.md.",
 )
 
 Files = Annotated[
@@ -51,6 +51,11 @@ Save = Annotated[
     typer.Option(
         metavar="FILE", help="Where the guest goes if Ctrl-C or the timeout stops it ('devc resume')."
     ),
+]
+LiveOption = Annotated[bool, typer.Option("--live", help="Show the counters on stderr while the guest runs.")]
+JsonLines = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the counters twice a second, a line of JSON each time."),
 ]
 
 
@@ -216,6 +221,8 @@ def run(
     ] = None,
     quiet: Quiet = False,
     save: Save = None,
+    live: LiveOption = False,
+    json: JsonLines = None,
 ) -> None:
     """Boot a guest whose timers are device files, and show what its exits cost.
 
@@ -241,7 +248,7 @@ def run(
         "console": console,
         "timeout": timeout,
     }
-    raise typer.Exit(launch(machine, options, Manner(wav, compare, quiet, save)))
+    raise typer.Exit(launch(machine, options, Manner(wav, compare, quiet, save, live, json)))
 
 
 @app.command(
@@ -257,6 +264,8 @@ def resume(
     ] = None,
     quiet: Quiet = False,
     save: Save = None,
+    live: LiveOption = False,
+    json: JsonLines = None,
 ) -> None:
     """Go on with a saved guest where it was: its timers neither lost nor doubled.
 
@@ -267,7 +276,7 @@ def resume(
     from .run import resume as command
 
     options = {"serial": serial, "console": console, "disk": disk, "timeout": timeout}
-    raise typer.Exit(command(saved, options, Manner(quiet=quiet, save=save)))
+    raise typer.Exit(command(saved, options, Manner(quiet=quiet, save=save, live=live, json=json)))
 
 
 @app.command(epilog="Examples: devc bench    devc bench --only pit --json bench.json")

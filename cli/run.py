@@ -33,6 +33,7 @@ from ..runtime.pc.disk_image import DiskError
 from ..runtime.saved_guest import SavedGuest, SavedGuestError
 from ..runtime.vmm import RegisterCount
 from . import terminal
+from .live import watched
 from .run_costs import costs, show_costs
 
 FAILED, USAGE, MISSING, INTERRUPTED = 1, 2, 3, 130
@@ -47,12 +48,15 @@ _USAGE = (GuestError, DiskError, MachineError, MachineFileError, SavedGuestError
 
 @dataclass(frozen=True)
 class Manner:
-    """How a guest is run. `save`: where it goes if it is stopped before it ends."""
+    """How a guest is run. `save`: where it goes if it is stopped before it ends; `live`
+    and `json`: show its counters while it runs, write them."""
 
     wav: Path | None = None
     compare: bool | None = None
     quiet: bool = False
     save: Path | None = None
+    live: bool = False
+    json: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -220,9 +224,14 @@ def measured(
             python = {} if manner.wav is None else {"i8254": {"speaker": {"wav": str(manner.wav)}}}
             machine = boot(description, engine=engine, serial=serial, console=console, python=python)
         booted = stack.enter_context(machine)
+        if manner.save is not None:
+            booted.vmm.kvm  # noqa: B018 - only KVM's guests can be saved: say so before it runs
         reads = echo and description.serial == terminal.STDIO
         start = time.perf_counter()
-        with terminal.typed(_receiver(booted)) if reads else nullcontext():
+        with (
+            terminal.typed(_receiver(booted)) if reads else nullcontext(),
+            watched(booted.vmm, table=manner.live, file=manner.json),
+        ):
             ending, interrupted = _run(booted)
         took = time.perf_counter() - start
         kept = False
