@@ -41,7 +41,7 @@ class Interrupts:
     """The interrupt controllers of one machine.
 
     To be used by who has the machine's lock, if it is shared. Nothing here is saved: the
-    devices' images have all of it, and `refresh` tells a host again after a restore.
+    devices' images have all of it, and the host is told again after a reset or a restore.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Interrupts:
             self._hear_of_entries()
         self._wire_messages(message, native_message)
         self._tell_routes()
+        machine.restarted.append(self.refresh)
 
     def _hear_of_entries(self) -> None:
         """Be told of each write to the I/O APIC's entries: it costs every one of them."""
@@ -180,7 +181,7 @@ class Interrupts:
         return {pin: self._message_of(pin) for pin in range(PINS) if self._ioapic and not self._masked(pin)}
 
     def refresh(self) -> None:
-        """After a restore: tell the host INT's level, and every route."""
+        """Tell the host INT's level and every route, as if it knew nothing."""
         for pin in self._routes:
             if self._routed is not None:
                 self._routed(pin, None, 0)

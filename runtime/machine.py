@@ -79,7 +79,7 @@ class Machine:
     `clock` defaults to a `SteppedClock` at 0. `make` turns a device type into an
     instance. `failures` lists what Python handlers did wrong, once a kind;
     `moved` holds functions to call with each window that changed its place, `wired`
-    those to call when lines were connected.
+    those to call when lines were connected, `restarted` after a reset or a restore.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Machine:
         self.failures: list[HandlerFailure] = []
         self.moved: list[Callable[[Window], object]] = []
         self.wired: list[Callable[[], object]] = []
+        self.restarted: list[Callable[[], object]] = []
         self.lock = threading.RLock()
         self.coalescing = Coalescing()
         self._make = make
@@ -454,6 +455,8 @@ class Machine:
             self._attending = attending
         for device in devices:
             self.attend(device, now)
+        for told in self.restarted:
+            told()
 
     # --- saving and restoring ----------------------------------------------
 

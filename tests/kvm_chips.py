@@ -137,7 +137,7 @@ class KernelPics(Kernel):
 
 
 LOCAL_APIC, IOAPIC_AT = 0xFEE0_0000, 0xFEC0_0000
-SPURIOUS_VECTOR, REQUESTS = 0xF0, 0x200
+EOI, SPURIOUS_VECTOR, IN_SERVICE, REQUESTS = 0xB0, 0xF0, 0x100, 0x200
 FLAT_CODE = struct.pack("<QIHBBBBBBBBBB", 0, 0xFFFF_FFFF, 8, 11, 1, 0, 1, 1, 0, 1, 0, 0, 0)
 FLAT_DATA = struct.pack("<QIHBBBBBBBBBB", 0, 0xFFFF_FFFF, 16, 3, 1, 0, 1, 1, 0, 1, 0, 0, 0)
 """`struct kvm_segment`: base, limit, selector, type, present, dpl, db, s, l, g, avl, unusable."""
@@ -180,14 +180,26 @@ class KernelIoApic(Kernel):
 
     def take_requests(self) -> set[int]:
         """The vectors that the local APIC was asked for since the last call."""
-        state = bytearray(1024)
-        fcntl.ioctl(self._vcpu, GET_LAPIC, state)
+        state = self._local_apic()
         words = [struct.unpack_from("<I", state, REQUESTS + 16 * i)[0] for i in range(8)]
         if any(words):
             for i in range(8):
                 struct.pack_into("<I", state, REQUESTS + 16 * i, 0)
             fcntl.ioctl(self._vcpu, SET_LAPIC, state)
         return {32 * i + bit for i, word in enumerate(words) for bit in range(32) if word >> bit & 1}
+
+    def _local_apic(self) -> bytearray:
+        state = bytearray(1024)
+        fcntl.ioctl(self._vcpu, GET_LAPIC, state)
+        return state
+
+    def end(self, vector: int) -> None:
+        """The guest ends an interrupt: put in service, as if the processor had taken it, for
+        its trigger mode is the local APIC's to remember; then an EOI."""
+        state = self._local_apic()
+        struct.pack_into("<I", state, IN_SERVICE + 16 * (vector // 32), 1 << vector % 32)
+        fcntl.ioctl(self._vcpu, SET_LAPIC, state)
+        self.run([(LOCAL_APIC + EOI, 0)])
 
 
 @cache

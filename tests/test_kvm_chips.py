@@ -118,6 +118,7 @@ class BothIoApics:
         self.random = random.Random(seed)
         self.kernel, self.chip = kernel, IoApic("native")
         self.log = [f"seed {seed}"]
+        self.sent: set[int] = set()
         for pin in PINS:
             kernel.line(pin, 0)
             self.route(pin, MASK)
@@ -148,6 +149,15 @@ class BothIoApics:
         self.kernel.line(pin, level)
         (self.chip.high if level else self.chip.low)(pin)
 
+    def end(self) -> None:
+        """An EOI of what was sent last with the vector, so that the local APIC knows its trigger mode."""
+        if not self.sent:
+            return
+        vector = self.random.choice(sorted(self.sent))
+        self.log.append(f"eoi {vector:#x}")
+        self.kernel.end(vector)
+        self.chip.eoi(vector)
+
     def identity(self) -> None:
         value = self.random.getrandbits(32)
         self.kernel.write(0, value)
@@ -159,9 +169,10 @@ class BothIoApics:
         assert ours == theirs, f"{what}: {ours}, KVM {theirs}, after:\n" + "\n".join(self.log)
 
     def step(self) -> None:
-        acts = {self.line: 60, self.write: 35, self.destination: 4, self.identity: 1}
+        acts = {self.line: 50, self.write: 25, self.end: 20, self.destination: 4, self.identity: 1}
         self.random.choices(list(acts), list(acts.values()))[0]()
         sent = {data & 0xFF for _, _, data in self.chip.take()}
+        self.sent |= sent
         self.same("requests", sent, self.kernel.take_requests())
         theirs = self.kernel.entries()
         for pin in PINS:
