@@ -47,14 +47,10 @@ PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_FUNC = 1, 2, 4
 """What a 64-bit constant is: a map, a place in a map, a function."""
 PSEUDO_CALL = 1
 
-R_64, R_CALL = 1, 10
-"""Relocations of a 64-bit constant, and of a call."""
-
 LARGEST = 16 << 20
 """Bytes of an object file; a device's is a few hundred thousand at most."""
 
 _INSTRUCTION = struct.Struct("<BBhi")
-
 
 _MALFORMED = (
     ELFError, ConstructError, struct.error, LookupError, ValueError, ArithmeticError, TypeError,
@@ -74,7 +70,6 @@ class Target:
     name: str
     section: str
     at: int
-    is_section: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,9 +180,8 @@ class BpfObject:
         where = symbol["st_shndx"]
         if where == "SHN_UNDEF" and not section.startswith((".debug", ".BTF")):
             raise ObjectError(f"{self.name}: {symbol.name!r} is used but not defined")
-        is_section = symbol["st_info"]["type"] == "STT_SECTION"
         place = self._names[where] if isinstance(where, int) else ""
-        return Target(symbol.name or place, place, symbol["st_value"], is_section)
+        return Target(symbol.name or place, place, symbol["st_value"])
 
     def _functions(self, section: str, references: dict[str, dict[int, Target]]) -> Iterator[Function]:
         data, all_of_it = self.data[section], references.get(section, {})
