@@ -22,6 +22,7 @@ class nvram:
 
     def __init__(self, image: str | None = None) -> None:
         self.path = Path(image) if image is not None else None
+        self.idle = self.path is None
         self.bytes: bytes | None = None
         if self.path is not None and self.path.exists():
             self.bytes = self.path.read_bytes()

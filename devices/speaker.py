@@ -28,6 +28,7 @@ class speaker:
         self.rate = rate
         self.most = longest * rate
         self.path = wav
+        self.idle = wav is None
         self.file: wave.Wave_write | None = None
         self.written = 0
         self.start = 0

@@ -42,7 +42,9 @@ moved:
   br label %others
 
 others:
-  %rest = xor i32 %attention, %deadline
+  %not_deadline = xor i32 %attention, %deadline
+  %device = call ptr @device(ptr %bus, i32 %number)
+  %rest = call i32 @wanted_watch(ptr %device, ptr %state, i32 %not_deadline)
   store i32 %rest, ptr %attention.p
   %lines = and i32 %rest, $ATTENTION_LINES
   %calm = icmp eq i32 %lines, 0
@@ -76,6 +78,20 @@ claim:
 
 end:
   ret i32 %wants
+}
+
+; The attention, without WATCH if none of the observers concerned wants to be told.
+define internal i32 @wanted_watch(ptr %device, ptr %state, i32 %attention) alwaysinline {
+  %watch.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.watch
+  %watch = load i32, ptr %watch.p
+  %wanted.p = getelementptr %DeviceEntry, ptr %device, i32 0, i32 $DeviceEntry.watch
+  %wanted = load i32, ptr %wanted.p
+  %told = and i32 %watch, %wanted
+  store i32 %told, ptr %watch.p
+  %nobody = icmp eq i32 %told, 0
+  %without = and i32 %attention, $NOT_WATCH
+  %result = select i1 %nobody, i32 %without, i32 %attention
+  ret i32 %result
 }
 
 define internal ptr @table(ptr %bus, i32 %number) alwaysinline {

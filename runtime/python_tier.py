@@ -9,6 +9,7 @@ a class NAME, made once for each device:
         # an observer
         def changed(self, view): ...           # after an access or event that changed what it reads;
                                                # once at the start and after a restore, too
+        idle = True                            # set when made: there is nothing to do, so it is told nothing
         # a handler
         def read(self, view, access): ...      # -> the value; `access` is an `Access`
         def write(self, view, access): ...
@@ -226,6 +227,11 @@ class _Loaded:
     server: object
     file: str
 
+    @property
+    def watches(self) -> bool:
+        """Whether it is an observer that has anything to do."""
+        return self.kind == "observer" and not getattr(self.server, "idle", False)
+
     def method(self, name: str) -> Callable[..., object]:
         method = getattr(self.server, name, None)
         if method is None:
@@ -271,8 +277,8 @@ class PythonTier:
 
     @property
     def observers(self) -> int:
-        """The observers, as bits of `watch`."""
-        return sum(1 << i for i, h in enumerate(self._handlers) if h.kind == "observer")
+        """The observers that want to be told, as bits of `watch`."""
+        return sum(1 << i for i, h in enumerate(self._handlers) if h.watches)
 
     def read(self, index: int, access: Access, now: int) -> Outcome:
         """Serve a read by handler `index`; all ones if it fails."""
@@ -289,7 +295,7 @@ class PythonTier:
         told = [
             self._call(index, "changed", "(an event)", now)
             for index, handler in enumerate(self._handlers)
-            if watch >> index & 1 and handler.kind == "observer"
+            if watch >> index & 1 and handler.watches
         ]
         outcomes = [outcome for outcome in told if outcome is not None]
         watch = reduce(or_, (outcome.watch for outcome in outcomes), 0)
@@ -332,7 +338,7 @@ class PythonTier:
         watch = sum(
             1 << i
             for i, h in enumerate(self._handlers)
-            if h.kind == "observer" and not changed.isdisjoint(h.declared.observed)
+            if h.watches and not changed.isdisjoint(h.declared.observed)
         )
         return Outcome(result, bool(changed), watch)
 

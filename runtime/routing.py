@@ -46,13 +46,14 @@ class Routing:
     def add(self, device: Device) -> int:
         """Let native code serve a device of the machine; its number."""
         instance, settle, commit, handlers, table = device.instance, 0, 0, None, None
+        watch = device.python.observers if device.python is not None else 0
         if isinstance(instance, NativeInstance):
             settle, commit = (instance.code.symbol(f"{device.module.name}_{f}") for f in ("settle", "commit"))
             if device.python is not None and device.python.compiled is not None:
                 handlers = device.python.compiled.table
             table = _table(device)
         with self.machine.lock:
-            number = self.dispatcher.add_device(instance.address, settle, commit, handlers, table)
+            number = self.dispatcher.add_device(instance.address, settle, commit, handlers, table, watch)
             self.numbers[device], self.devices[number] = number, device
             self._shared[device] = device.shared = SharedDevice(self.dispatcher, number, device, table)
             for given in device.inputs.values():

@@ -282,3 +282,16 @@ def test_closing_gives_the_machine_back_to_python() -> None:
     machine.write("io", 0x43, 1, 0x34)
     assert heard == [(1, 0)]
     assert board.dispatcher.earliest() == NEVER
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_an_observer_without_anything_to_do_is_not_told(tmp_path: Path, recorded: bool) -> None:
+    machine = Machine()
+    options = {"speaker": {"wav": str(tmp_path / "out.wav")}} if recorded else None
+    machine.add("i8254", python=options)
+    board = NativeBoard(machine)
+    board.attended = 0
+    board.write("io", 0x61, 1, 3, 0)
+    board.write("io", 0x43, 1, 0xB6, 10)
+    assert bool(board.attended) == recorded
+    assert machine.devices["i8254"].instance.attention == 0
