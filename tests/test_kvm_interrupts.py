@@ -218,3 +218,20 @@ def test_the_end_of_a_level_interrupt_comes_as_an_exit_and_a_line_still_high_int
     thread.join()
     assert vmm.host.read(RESULTS, 2) == b"\3\0"
     assert ended[:2] == [0x31, 0x31]
+
+
+# --- for ever -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("irqchip", ["none", "kernel", "split"])
+def test_a_guest_that_halts_with_interrupts_off_has_halted(make: Made, irqchip: str) -> None:
+    vmm = make("i8254", memory=MIB, irqchip=irqchip)
+    start(vmm, "cli\n hlt")
+    outcome = vmm.run(until=vmm.machine.now + 5 * SECOND)
+    assert (outcome.reason, outcome.detail) == (Reason.HALTED, "with interrupts off"), str(outcome)
+
+
+def test_a_guest_that_halts_and_listens_has_not_halted_for_good(make: Made) -> None:
+    vmm = make("i8254", memory=MIB, irqchip="kernel")
+    start(vmm, f"{PIC}\n sti\n hlt")
+    assert vmm.run(until=vmm.machine.now + 7 * SECOND // 10).reason is Reason.TIME

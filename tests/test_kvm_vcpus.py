@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from devc.runtime.assemble import assemble
 from devc.runtime.hosts import Exit, HostError, Reason, kvm
 from devc.runtime.vmm import Vmm
 
 from .kvm_guests import (
+    AP_CODE,
     COUNTS,
     DONE,
     MIB,
     PM_TIMER,
     SECOND,
+    START_OTHERS,
     Made,
     run,
     start,
@@ -206,3 +209,41 @@ def test_ctrl_c_stops_all_vcpus_and_run_goes_on_later(make: Made) -> None:
 def test_several_vcpus_need_local_apics(make: Made) -> None:
     with pytest.raises(HostError, match="need local APICs"):
         make(memory=MIB, vcpus=2)
+
+
+def test_a_start_after_a_run_finds_processors_and_controllers_reset(make: Made) -> None:
+    vmm = make("acpi_pm", memory=MIB, vcpus=2, irqchip="kernel")
+    for _ in range(3):
+        vmm.host.load(bytes(32), DONE)
+        # The second vCPU must wait for its start-up message each time; the 8259's mask is open again.
+        first = f"""
+            inb $0x21, %al
+            movb %al, {COUNTS}
+            movl 0xfee000f0, %eax
+            movl %eax, {COUNTS + 4}
+            movl $7, 0xfee000f0
+            movb $0x5a, %al
+            outb %al, $0x21
+            movl $0x1ff, 0xfee000f0
+        3:  cmpb $0, {DONE}
+            je 3b
+            outb %al, $0xf4
+            cli
+            hlt"""
+        text = f"movb {DONE}, %al\n movb %al, {COUNTS + 8}\n" + first.replace("3:", START_OTHERS + "3:")
+        vmm.host.load(assemble(f"xor %ax, %ax\n mov %ax, %ds\n incb {DONE}\n 1: jmp 1b", 0), AP_CODE)
+        start(vmm, text, bits=32)
+        run(vmm)
+        assert vmm.host.read(COUNTS, 9) == bytes([0, 0, 0, 0, 0xFF, 0, 0, 0, 0])
+
+
+def test_registers_and_pending_interrupts_of_the_last_run_are_gone(make: Made) -> None:
+    vmm = make(memory=MIB, irqchip="none")
+    start(vmm, "mov $0x55, %bl\n mov %bx, %es\n sti\n 1: jmp 1b", bits=16)
+    vmm.run(until=vmm.machine.now + SECOND // 50)
+    vmm.kvm.inject(0x30)
+    start(vmm, "sti\n nop\n nop\n out %al, $0xf4")
+    run(vmm)
+    registers = vmm.host.registers
+    assert (registers.rbx, registers.es) == (0, 0)
+    assert vmm.kvm.injected == 0

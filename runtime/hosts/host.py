@@ -213,7 +213,8 @@ class Host(ABC):
     # --- where the guest begins ---
 
     def start(self, start: Start) -> None:
-        """Let the first vCPU begin there; others wait to be started, as a PC's do."""
+        """After power-on or a reset: let the first vCPU begin there; others wait to be started,
+        as a PC's do. Memory, and the devices, stay as they are."""
         if start.mode != "real":
             raise HostError(f"the host {self.name} begins in real mode only, not {start.mode}; use kvm")
         if not 0 <= start.ip < 1 << 20:

@@ -79,7 +79,13 @@ reckon:
   %now = call i64 @devc_now(ptr %bus)
   ; %until is the first vCPU's affair.
   %own_target = select i1 %is_first, i64 %target, i64 %earliest
-  %due = icmp ule i64 %own_target, %now
+  %mode = load i32, ptr %mode.p
+  %is_running = icmp eq i32 %mode, $CLOCK_RUNNING
+  ; So near that the guest would hardly be entered before the timer's signal threw it
+  ; out again, which takes many times as long: it is waited for.
+  %near = select i1 %is_running, i64 $NEAR, i64 0
+  %soon = add i64 %now, %near
+  %due = icmp ule i64 %own_target, %soon
   ; Not twice without the guest having run: it must get on, however short its timers.
   %settled = load i32, ptr %settled.p
   %has_run = icmp eq i32 %settled, 0
@@ -87,8 +93,6 @@ reckon:
   br i1 %settle_now, label %leave_timer, label %maybe_arm
 
 maybe_arm:
-  %mode = load i32, ptr %mode.p
-  %is_running = icmp eq i32 %mode, $CLOCK_RUNNING
   %arm_for = select i1 %is_running, i64 %target, i64 $NEVER
   call void @arm(ptr %vcpu, ptr %vm, ptr %bus, i64 %arm_for, i64 %now)
   call void @release(ptr %timer_lock.p)
@@ -96,10 +100,20 @@ maybe_arm:
 
 leave_timer:
   call void @release(ptr %timer_lock.p)
-  br label %begin_settle
+  br label %await
+
+await:
+  %awaited = phi i64 [ %now, %leave_timer ], [ %later, %not_yet ]
+  %has_come = icmp ule i64 %own_target, %awaited
+  br i1 %has_come, label %begin_settle, label %not_yet
+
+not_yet:
+  call void @pause()
+  %later = call i64 @devc_now(ptr %bus)
+  br label %await
 
 begin_settle:
-  store i64 %now, ptr %access.now.p
+  store i64 %awaited, ptr %access.now.p
   store i32 0, ptr %access.done.p
   store i32 $PHASE_SETTLE, ptr %phase.p
   br label %settle

@@ -139,6 +139,8 @@ class KvmHost(KvmInterrupts):
             cpu.block.bus, cpu.block.vm = self.dispatcher.address, self.vm_context
             cpu.block.access.lane = lane(number)
         self.dispatcher.kick = self._crew.look
+        self._power_on = [kvm_state.power_on(self._vm, cpu) for cpu in self.cpus]
+        self._chip_at_power_on = kvm_state.chip_at_power_on(self._vm)
 
     @property
     def vm(self) -> VirtualMachine:
@@ -193,9 +195,16 @@ class KvmHost(KvmInterrupts):
             with self.dispatcher.lock:
                 if cpu.block.intr and self._acknowledge is not None:
                     cpu.queue(self._acknowledge() & 0xFF)
+        elif leave == Leave.SIGNAL:
+            return not self._sleeps_for_ever(cpu)
         else:
-            return leave == Leave.SIGNAL
+            return False
         return True
+
+    def _sleeps_for_ever(self, cpu: VirtualCpu) -> bool:
+        """The only vCPU is halted in the kernel, with interrupts off."""
+        alone = len(self.cpus) == 1 and self.vm.irqchip != "none"
+        return alone and not cpu.head.if_flag and cpu.mp_state == abi.MpState.HALTED
 
     def _complete(self, cpu: VirtualCpu, error: BaseException) -> None:
         """After an exception: finish the instruction under way, so that registers are exact."""
@@ -234,7 +243,7 @@ class KvmHost(KvmInterrupts):
 
     def _exit(self, cpu: VirtualCpu, leave: int) -> Exit:
         now = self.dispatcher.now()
-        if leave == Leave.HALTED:
+        if leave in (Leave.HALTED, Leave.SIGNAL):
             return Exit(Reason.HALTED, now, "" if cpu.head.if_flag else "with interrupts off")
         if leave == Leave.ERROR:
             return Exit(Reason.INTERNAL_ERROR, now, f"KVM_RUN: {os.strerror(cpu.block.error)}", cpu.number)
@@ -301,6 +310,10 @@ class KvmHost(KvmInterrupts):
 
     def start(self, start: Start) -> None:
         self._require_open()
+        kvm_state.reset_chip(self.vm, self._chip_at_power_on)
+        self._tell_lines()
+        for cpu, parts in zip(self.cpus, self._power_on, strict=True):
+            kvm_state.restore_vcpu(self.vm, cpu, parts)
         self.cpus[0].start(start)
 
     @property

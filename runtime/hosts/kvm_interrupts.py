@@ -15,6 +15,7 @@ from ..lines import NativeSink
 from . import kvm_abi as abi
 from . import kvm_loop
 from .host import Host, HostError
+from .kvm_system import ioctl
 from .kvm_vcpu import VirtualCpu
 from .kvm_vm import VirtualMachine
 
@@ -78,6 +79,12 @@ class KvmInterrupts(Host):
         """Drive an input of KVM's controllers, or-ed with the `line`s there."""
         self._require_gsi(gsi)
         self._sink(gsi, _PYTHON)(bool(level), 0)
+
+    def _tell_lines(self) -> None:
+        """KVM's controllers were reset: tell them which lines are high."""
+        for gsi, sources in enumerate(self._block.sources):
+            if sources:
+                ioctl(self.vm.fd, abi.IRQ_LINE, abi.IrqLevel(gsi, 1), "driving an interrupt line")
 
     def _require_gsi(self, gsi: int) -> None:
         if self.vm.irqchip != "kernel":

@@ -48,6 +48,8 @@ class Leave(IntEnum):
 
 BREATH = 20_000_000
 """ns at most between two looks for signals that wait for Python."""
+NEAR = 2_000
+"""A deadline fewer ns ahead is waited for outside of the guest."""
 BLIND = 500_000_000
 """ns after which the first vCPU's loop is left even without one: the kernel may have
 given a signal for Python to another of its threads, which then only noted it."""
@@ -184,6 +186,7 @@ CONSTANTS: dict[str, int] = {
     "WAKE": WAKE,
     "BREATH": BREATH,
     "BLIND": BLIND,
+    "NEAR": NEAR,
     "GSIS": GSIS,
 }
 

@@ -24,6 +24,7 @@ from .kvm_vm import VirtualMachine
 
 _MSR = struct.Struct("<IQ")
 _LOOP = struct.Struct("<BB")
+_TSC_MSR = 0x10  # IA32_TIME_STAMP_COUNTER
 _DEADLINE_MSR = 0x6E0  # IA32_TSC_DEADLINE: arms the local APIC's timer
 
 
@@ -72,6 +73,13 @@ def save_vcpu(vm: VirtualMachine, cpu: VirtualCpu) -> dict[str, bytes]:
     parts["msrs"] = b"".join(_MSR.pack(index, data) for index, data in _read_msrs(vm, cpu))
     parts["loop"] = _save_loop(cpu)
     return parts
+
+
+def power_on(vm: VirtualMachine, cpu: VirtualCpu) -> dict[str, bytes]:
+    """What a vCPU that never ran goes back to at a reset; its time-stamp counter goes on."""
+    parts = save_vcpu(vm, cpu)
+    msrs = (pair for pair in _MSR.iter_unpack(parts["msrs"]) if pair[0] != _TSC_MSR)
+    return {**parts, "msrs": b"".join(_MSR.pack(*pair) for pair in msrs)}
 
 
 def restore_vcpu(vm: VirtualMachine, cpu: VirtualCpu, parts: Mapping[str, bytes]) -> None:
@@ -178,6 +186,11 @@ def _restore_loop(cpu: VirtualCpu, data: bytes) -> None:
 # --- the chips ---------------------------------------------------------------------------
 
 
+def chip_at_power_on(vm: VirtualMachine) -> dict[str, bytes]:
+    """The interrupt controllers that a reset goes back to."""
+    return {name: part for name, part in save_chip(vm).items() if name in _CHIPS}
+
+
 def save_chip(vm: VirtualMachine) -> dict[str, bytes]:
     """KVM's interrupt controllers, where it has them, and its clock."""
     parts = {}
@@ -199,9 +212,14 @@ def restore_chip(vm: VirtualMachine, parts: Mapping[str, bytes]) -> None:
     for name, size in sizes.items():
         if len(parts[name]) != size:
             raise HostError(f"the host's {name} has {len(parts[name])} bytes, not {size}")
-    for name, number in chips.items():
-        chip = abi.Irqchip(chip_id=number)
-        ctypes.memmove(ctypes.addressof(chip) + abi.Irqchip.chip.offset, parts[name], len(parts[name]))
-        ioctl(vm.fd, abi.SET_IRQCHIP, chip, f"restoring {name}")
+    reset_chip(vm, {name: parts[name] for name in chips})
     clock = abi.ClockData(clock=int.from_bytes(parts["clock"], "little"))
     ioctl(vm.fd, abi.SET_CLOCK, clock, "restoring KVM's clock")
+
+
+def reset_chip(vm: VirtualMachine, parts: Mapping[str, bytes]) -> None:
+    """Give the interrupt controllers their state, of the right size."""
+    for name, part in parts.items():
+        chip = abi.Irqchip(chip_id=_CHIPS[name])
+        ctypes.memmove(ctypes.addressof(chip) + abi.Irqchip.chip.offset, part, len(part))
+        ioctl(vm.fd, abi.SET_IRQCHIP, chip, f"restoring {name}")

@@ -53,7 +53,6 @@ class VirtualCpu:
         except BaseException:
             self.close()
             raise
-        self._has_apic = vm.irqchip != "none"
 
     def _own(self, fd: int) -> int:
         self._fds.append(fd)
@@ -85,7 +84,7 @@ class VirtualCpu:
     # --- registers ---
 
     def start(self, start: Start) -> None:
-        """Let it begin as `start` says, all else as at power-on."""
+        """Let it begin as `start` says; all else was reset."""
         sregs = abi.Sregs.from_buffer_copy(self._power_on)
         general = _general(start)
         if start.mode == "real":
@@ -95,11 +94,16 @@ class VirtualCpu:
             general["rip"] = start.ip
         else:
             general["rip"] = 0xFFF0
-        if self._has_apic:
-            ioctl(self.fd, abi.SET_MP_STATE, ctypes.c_uint32(abi.MpState.RUNNABLE))
         ioctl(self.fd, abi.SET_SREGS, sregs, "setting the segments")
         ioctl(self.fd, abi.SET_REGS, abi.Regs(**general), "setting the registers")
         self.block.halted = 0
+
+    @property
+    def mp_state(self) -> int:
+        """What the kernel has it do (`MpState`), where its local APIC is the kernel's."""
+        state = ctypes.c_uint32()
+        ioctl(self.fd, abi.GET_MP_STATE, state)
+        return state.value
 
     @property
     def registers(self) -> Registers:
