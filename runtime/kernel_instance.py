@@ -16,18 +16,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..compiler import ir
+from ..compiler.image import layout_hash
 from .bpf_object import BpfObject, Loaded, ObjectError
 from .calls import (
     BUSY,
     CAPACITY,
     DEADLINE,
     MOST_ROUNDS,
+    NO_REGION,
     READ,
     SERVED,
     SETTLE,
@@ -49,6 +52,9 @@ Runner = Literal["kernel", "native"]
 PROGRAMS = {READ: "read", WRITE: "write", SETTLE: "settle", DEADLINE: "deadline"}
 """The program that serves each kind of call, by its name behind the device's."""
 
+FORMAT, _ABOUT = 1, struct.Struct("<IIQII")
+"""Of objects that this module knows: their format, and `struct devc_about`."""
+
 PATIENCE = 5.0
 """Seconds for which a call is tried again while another holds the lock: handlers take microseconds,
 so whoever has it for longer is not coming back."""
@@ -67,7 +73,9 @@ class KernelInstance(NativeInstance):
     def __init__(self, code: NativeCode, module: ir.Module, image: bytes, now: int, /, **params: int) -> None:
         """`image`: the device's eBPF object. Raises ParameterError; ObjectError, if the object is not this
         module's; `bpf.Rejected`, if the verifier refuses a program; `bpf.BpfError`."""
-        self.loaded: Loaded = BpfObject(image, module.name).load()
+        source = BpfObject(image, f"{module.name}.bpf.o")
+        _check_fit(source, module)
+        self.loaded: Loaded = source.load()
         self.runs: Runner = "kernel"
         self.retries = 0
         super().__init__(code, module, now, **params)
@@ -80,11 +88,7 @@ class KernelInstance(NativeInstance):
 
     def _allocate(self, size: int) -> tuple[int, memoryview]:
         """The state in the map of the object's `.data`."""
-        offset, length = self.loaded.source.variables(".data").get("state", (0, 0))
-        if length != size:
-            raise ObjectError(
-                f"{self.loaded.source.name}: its state has {length} bytes, the device's has {size}"
-            )
+        offset, _ = self.loaded.source.variables(".data")["state"]
         mapped = self.loaded.maps[".data"].mapped()
         calls = self.loaded.maps[".data.calls"].mapped()
         self.calls = (Call * CAPACITY).from_buffer(calls)
@@ -119,7 +123,11 @@ class KernelInstance(NativeInstance):
         return status
 
     def _in_kernel(self, call: Call) -> int:
-        self.programs[call.what].run(call)
+        program = self.programs.get(call.what)
+        if program is None:
+            call.status = NO_REGION
+        else:
+            program.run(call)
         return int(call.status)
 
     def serve_all(self, count: int, rounds: int = 1) -> int:
@@ -195,3 +203,16 @@ class KernelInstance(NativeInstance):
         for program in (*self.programs.values(), self.batch):
             program.close()
         self.loaded.close()
+
+
+def _check_fit(source: BpfObject, module: ir.Module) -> None:
+    """ObjectError unless the object is this module's, by what its variable `about` says."""
+    about = source.data.get(".rodata", b"")
+    told = _ABOUT.unpack_from(about) if len(about) >= _ABOUT.size else ()
+    if told[:3] != (FORMAT, module.size, layout_hash(module)):
+        raise ObjectError(f"{source.name} was not made of this {module.name}; compile it anew")
+    wanted = [*(f"{module.name}_{name}" for name in PROGRAMS.values()), f"{module.name}_batch"]
+    if missing := [name for name in wanted if name not in source.programs]:
+        raise ObjectError(f"{source.name} has no program {missing[0]}; compile it anew")
+    if source.variables(".data").get("state", (0, 0))[1] != module.size or ".data.calls" not in source.maps:
+        raise ObjectError(f"{source.name} has no state or no calls; compile it anew")

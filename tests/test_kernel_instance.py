@@ -7,13 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from devc.compiler import ir
+from devc.compiler import bpf_kvm, ir
 from devc.compiler.bpf_compile import object_code
 from devc.compiler.cache import Cache
 from devc.compiler.driver import DeviceType, load
@@ -179,9 +180,16 @@ def test_a_bad_image_is_refused_and_changes_nothing() -> None:
 
 
 @needs_bpf
-def test_an_object_of_another_device_is_refused() -> None:
-    with pytest.raises(ObjectError, match="bytes"):
-        KernelInstance(kind("i8254").native(), kind("i8254").module, image("acpi_pm"), 0)
+@pytest.mark.parametrize("other", ["another device", "another layout", "the patch series' shape"])
+def test_an_object_that_is_not_the_devices_is_refused(other: str) -> None:
+    module = kind("counter").reference_module()
+    images = {
+        "another device": lambda: image("acpi_pm"),
+        "another layout": lambda: object_code(replace(module, version=2), None),
+        "the patch series' shape": lambda: object_code(module, None, programs=bpf_kvm.build),
+    }
+    with pytest.raises(ObjectError, match="compile it anew"):
+        KernelInstance(kind("counter").native(), module, images[other](), 0)
 
 
 class Unlocked(NativeInstance):
@@ -229,6 +237,7 @@ def test_a_record_says_what_to_do_and_gets_the_answer(runs: Runner) -> None:
         assert serve(device, runs, now=10**9, offset=2, width=2, value=1, what=WRITE)[0] == SERVED
         assert serve(device, runs, now=10**9, region=99, what=READ)[0] == NO_REGION
         assert serve(device, runs, now=10**9, region=99, what=WRITE)[0] == NO_REGION
+        assert serve(device, runs, now=10**9, what=99)[0] == NO_REGION
 
 
 @needs_bpf
