@@ -1,4 +1,4 @@
-"""The machine under test: a PC's four timers, wired as a PC wires them.
+"""The machine under test: a PC's four timers and its interrupt controllers, wired as a PC wires them.
 
 The HPET gates the PIT's and the RTC's lines (legacy replacement); port 0x61,
 the SCI and the RTC's reset pin are there too. A `Variant` says what differs
@@ -25,8 +25,14 @@ from devc.runtime.machine import Engine, Machine
 
 from .coverage import Features, ProbedReference
 
-NAMES = ("i8254", "acpi_pm", "hpet", "mc146818")
-WIRES = (("i8254.irq0", "hpet.pit"), ("mc146818.irq8", "hpet.rtc"))
+NAMES = ("i8254", "acpi_pm", "hpet", "mc146818", "i8259", "ioapic")
+WIRES = (
+    ("i8254.irq0", "hpet.pit"), ("mc146818.irq8", "hpet.rtc"),
+    ("hpet.irq[2]", "i8259.ir[0]"), ("hpet.irq[2]", "ioapic.irq[2]"), ("hpet.irq[0]", "i8259.ir[0]"),
+    ("hpet.irq[8]", "i8259.ir[8]"), ("hpet.irq[8]", "ioapic.irq[8]"),
+    ("acpi_pm.sci", "i8259.ir[9]"), ("acpi_pm.sci", "ioapic.irq[9]"),
+    ("hpet.irq[16]", "ioapic.irq[16]"), ("hpet.irq[20]", "ioapic.irq[20]"),
+)  # fmt: skip
 ENGINES: tuple[Engine, Engine] = ("native", "reference")
 KERNEL: Engine = "kernel"
 """The third: the running kernel's, where it lets us (tests/bpf_rig.py)."""
@@ -56,6 +62,7 @@ class Variant:
     start: int = 0
     irq0: int = 2
     missed: str = ""
+    held: bool = False
 
     @property
     def controlled(self) -> list[str]:
@@ -73,12 +80,15 @@ class Variant:
                 "fsb": int(self.fsb), "irq0": self.irq0,
             },
             "mc146818": {"date": self.date, "update": self.update, "locked": int(self.locked)},
+            "i8259": {"held": int(self.held)},
+            "ioapic": {"revision": 0x20 if self.held else 0x11},
         }  # fmt: skip
 
 
 VARIANTS = (
     Variant(),
-    Variant(timers=32, wide=True, hz=14_318_180, date=date(2099, 12, 31, 23, 59, 57), missed="catchup"),
+    Variant(timers=32, wide=True, hz=14_318_180, date=date(2099, 12, 31, 23, 59, 57),
+            missed="catchup", held=True),
     Variant(
         timers=8, hz=10**9, routes=2**32 - 1, irq0=0, missed="merge",
         date=date(2000, 2, 28, 23, 59, 58), update=0, locked=False,
@@ -88,7 +98,7 @@ VARIANTS = (
         date=date(1987, 4, 26, 1, 59, 56), start=10**18 + 7,
     ),
     Variant(
-        timers=5, hz=33_333_333, pit_hz=1_193_181, missed="delay",
+        timers=5, hz=33_333_333, pit_hz=1_193_181, missed="delay", held=True,
         date=date(1987, 10, 25, 1, 59, 56), start=838,
     ),
     Variant(pit_hz=10**9, hz=999_999_999, update=1, date=250_000_000_000),

@@ -331,6 +331,16 @@ class Rtc(Expectation):
         return {("c.pf", ()): pf, ("c.uf", ()): uf}
 
 
+class Timeless(Expectation):
+    """An interrupt controller: nothing comes by itself."""
+
+    def instants(self) -> Iterator[int]:
+        yield from ()
+
+    def after(self, until: int) -> Values:
+        return {}
+
+
 EXPECTATIONS: dict[str, type[Expectation]] = {
-    "acpi_pm": PmTimer, "hpet": Hpet, "i8254": Pit, "mc146818": Rtc,
+    "acpi_pm": PmTimer, "hpet": Hpet, "i8254": Pit, "mc146818": Rtc, "i8259": Timeless, "ioapic": Timeless,
 }  # fmt: skip

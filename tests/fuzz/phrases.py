@@ -1,4 +1,4 @@
-"""What drivers do with the four devices: sequences that a guest plausibly makes.
+"""What drivers do with the four timers: sequences that a guest plausibly makes.
 
 Half of them are right and half are almost right: a count of which only the low
 byte is written, a comparator in two halves, an alarm of impossible digits.
@@ -10,13 +10,19 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from .board import HPET_BASE, PM_BASE
+from .controllers import (
+    cycle,
+    ioapic_any,
+    ioapic_route,
+    outb,
+    pic_command,
+    pic_initialize,
+    pic_level,
+    pic_mask,
+)
 from .programs import Op, Source, anywhere, controller, deadline, probe, rare, reload, step, value, walk, wide
 
 # --- the PIT -------------------------------------------------------------------------
-
-
-def outb(port: int, value: int) -> Op:
-    return ("write", "io", port, 1, value & 0xFF)
 
 
 def inb(port: int) -> Op:
@@ -279,6 +285,7 @@ PHRASES: dict[Phrase, int] = {
     hpet_general: 5, hpet_counter: 3, hpet_config: 4, hpet_one_shot: 5, hpet_periodic: 7,
     hpet_status: 4, hpet_read: 6, hpet_message: 1,
     rtc_time: 3, rtc_alarm: 4, rtc_control: 7, rtc_release: 1, rtc_poll: 8, rtc_ram: 2, rare: 1,
+    pic_initialize: 5, pic_command: 7, pic_mask: 3, pic_level: 1, ioapic_route: 6, ioapic_any: 2, cycle: 9,
 }  # fmt: skip
 """How often each is chosen."""
 WEIGHTED = tuple(phrase for phrase, weight in PHRASES.items() for _ in range(weight))

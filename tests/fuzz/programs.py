@@ -9,6 +9,7 @@
     ("reload", who)                             save; restore where `who` says
     ("ack", line)  ("mask", line, level)        the interrupt controller's, where there is one
     ("pin", level)  ("reset",)  ("move", base)  the RTC's RESET, the machine's, the PM timer's base
+    ("inta",)  ("eoi", vector)                  the processor's cycles to the 8259 and the I/O APIC
 
 Every operation is possible at any time, so a program stays one when parts of it
 are taken out. A `Source` makes the choices: a seeded generator, or hypothesis,
@@ -147,14 +148,17 @@ def anywhere(source: Source) -> list[Op]:
     """An access of any width at, beside and between the windows, and where nobody is."""
     spots = (
         (0x3C, 0x48), (0x5E, 0x64), (0x6C, 0x78), (0x5F8, 0x610), (0xAFFC, 0xB010), (0xFFF0, 0x1_0004),
-        (0, 2**16 - 1),
+        (0, 2**16 - 1), (0x1E, 0x24), (0x9E, 0xA4), (0x4CE, 0x4D4),
     )  # fmt: skip
     space, (low, high) = ("io", source.pick(spots))
     if source.number(0, 2) == 0:
         space, base = "mmio", 0xFED0_0000
         low, high = source.pick(
-            ((base - 8, base + 0x40), (base + 0xE8, base + 0x168), (base, base + 0x508), (0, 2**64 - 1))
-        )
+            (
+                (base - 8, base + 0x40), (base + 0xE8, base + 0x168), (base, base + 0x508), (0, 2**64 - 1),
+                (0xFEC0_0000, 0xFEC0_0044),
+            )
+        )  # fmt: skip
     address, width = source.number(low, high), source.pick((*WIDTHS, 0, 9, 16))
     if source.number(0, 1):
         return [("read", space, address, width)]
