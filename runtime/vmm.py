@@ -80,16 +80,23 @@ class Vmm:
         for window in machine.windows():
             self._map(window)
         self.dispatcher.attend = self._attend
-        machine.moved.append(self._moved)
-        self.host: Host
-        if kind is KvmHost:
-            self.host = KvmHost(self.dispatcher, memory, vcpus=vcpus, irqchip=irqchip, hide_kvm=hide_kvm)
-        elif special:
-            raise HostError("several vCPUs, interrupt controllers and CPUID are KVM's: choose the host kvm")
-        else:
-            self.host = kind(self.dispatcher, memory)
         self.lock = self.dispatcher.lock
-        self._posting = Posting(self.host) if isinstance(self.host, KvmHost) else None
+        self._posting: Posting | None = None
+        self._post_stale, self._running = True, False
+        machine.moved.append(self._moved)
+        machine.wired.append(self._rewired)
+        self.host: Host
+        try:
+            if kind is KvmHost:
+                self.host = KvmHost(self.dispatcher, memory, vcpus=vcpus, irqchip=irqchip, hide_kvm=hide_kvm)
+                self._posting = Posting(self.host)
+            elif special:
+                raise HostError("vCPUs, interrupt controllers and CPUID are KVM's: choose the host kvm")
+            else:
+                self.host = kind(self.dispatcher, memory)
+        except BaseException:
+            self._leave_machine()
+            raise
 
     @property
     def kvm(self) -> KvmHost:
@@ -129,15 +136,26 @@ class Vmm:
 
     def _moved(self, window: Window) -> None:
         """The machine moved a window: so does the loop's."""
-        for handle, known in self._handles.items():
-            if known is window:
-                if window.base is not None:
-                    self.dispatcher.move(handle, window.base)
-                else:
-                    self.dispatcher.remove(handle)
-                    del self._handles[handle]
-                return
-        self._map(window)
+        handle = next((handle for handle, known in self._handles.items() if known is window), None)
+        if handle is None:
+            self._map(window)
+        elif window.base is not None:
+            self.dispatcher.move(handle, window.base)
+        else:
+            self.dispatcher.remove(handle)
+            del self._handles[handle]
+        self._rewired()
+
+    def _rewired(self) -> None:
+        """Lines lead elsewhere, or registers are elsewhere: other writes may wait."""
+        self._post_stale = True
+        if self._running:
+            self._post()
+
+    def _post(self) -> None:
+        if self._posting is not None and self._post_stale:
+            self._posting.update(self._handles)
+            self._post_stale = False
 
     # --- time ----------------------------------------------------------------------
 
@@ -263,9 +281,12 @@ class Vmm:
         self._synchronise_clock()
         self.dispatcher.deadlines_moved()
         self._hold_off()
-        if self._posting is not None:
-            self._posting.update(self._handles)
-        return self.host.run(until)
+        self._post()
+        self._running = True
+        try:
+            return self.host.run(until)
+        finally:
+            self._running = False
 
     def stop(self) -> None:
         """Have `run` return; from any thread, and from what serves the guest."""
@@ -322,10 +343,14 @@ class Vmm:
         return [RegisterCount(*key, *total) for key, total in totals.items()]
 
     def close(self) -> None:
+        self.host.close()
+        self._leave_machine()
+
+    def _leave_machine(self) -> None:
         if self._moved in self.machine.moved:
             self.machine.moved.remove(self._moved)
-        self.host.close()
-        self.routing.close()
+            self.machine.wired.remove(self._rewired)
+            self.routing.close()
 
     def __enter__(self) -> Vmm:
         return self

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
-from devc.runtime.hosts import kvm
+from devc.runtime.clock import HostClock
+from devc.runtime.hosts import HostError, kvm
+from devc.runtime.machine import Machine
+from devc.runtime.vmm import RegisterCount, Vmm
 
 from .kvm_guests import (
     COUNTS,
@@ -125,3 +130,38 @@ def test_posted_writes_of_two_vcpus_come_before_each_ones_own_reads(make: Made) 
     run(vmm)
     assert vmm.host.read(COUNTS, 8) == bytes(8)
     assert sum(count.posted for count in vmm.counts()) == 2 * 300 * 3
+
+
+def test_a_line_wired_while_the_guest_runs_ends_the_posting_of_what_may_change_it(make: Made) -> None:
+    vmm = make("mc146818", memory=MIB)
+    start(vmm, f"xor %ax, %ax\n mov %ax, %ds\n incb {DONE}\n 1: mov $0x8d, %al\n out %al, $0x70\n jmp 1b")
+    thread = threading.Thread(target=lambda: vmm.run(until=vmm.machine.now + 20 * SECOND))
+    thread.start()
+    while vmm.host.read(DONE, 1) == b"\0":
+        time.sleep(0.001)
+
+    def index() -> RegisterCount:
+        return next(c for c in vmm.counts() if c.access == "write" and c.device == "mc146818")
+
+    for line in vmm.machine.devices["mc146818"].lines:
+        vmm.machine.wire(line.path, lambda level, now: None)
+    with vmm.paused():
+        before = index()
+    time.sleep(0.05)
+    with vmm.paused():
+        after = index()
+    vmm.stop()
+    thread.join()
+    assert before.posted
+    assert after.posted == before.posted
+    assert after.light > before.light
+
+
+def test_a_vmm_that_cannot_be_made_leaves_the_machine_as_it_was() -> None:
+    machine = Machine(HostClock())
+    machine.add("i8254")
+    with pytest.raises(HostError):
+        Vmm(machine, "kvm", vcpus=2)
+    assert machine.moved == []
+    assert machine.wired == []
+    machine.write("io", 0x43, 1, 0x34)
