@@ -32,13 +32,13 @@ PC_TIMERS = (*TIMERS, "mc146818", "hpet", "i8259")
 TICK = 11_932
 """Counter 0's period: a deadline each 10 ms, with a line that leads to the 8259."""
 PROGRAMMED = (
-    *((0x20, 0x11), (0x21, 8), (0x21, 4), (0x21, 1), (0x21, 0xFE)),
+    *((0x20, 0x11), (0x21, 8), (0x21, 4), (0x21, 1), (0x21, 0xFF)),
     *((0x43, 0x34), (0x40, TICK & 0xFF), (0x40, TICK >> 8)),
 )
 
 
 def wire(vmm: Vmm) -> None:
-    """Timers into an 8259 pair, that into the vCPU; a tick waits there, as the guest accepts none."""
+    """Timers into an 8259 pair, that into the vCPU; ticks end there, masked, as the guest wants none."""
     vmm.connect_pic()
     for line, number in (("i8254.irq0", 0), ("mc146818.irq8", 8), ("acpi_pm.sci", 9)):
         vmm.machine.wire(line, f"i8259.ir[{number}]")
