@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 
 SMALL = 30
 """A function of this weight is no larger than a call and what the call keeps from LLVM."""
-HOT = 600
+HOT = 1000
 """Where a guest waits, a call of a function up to this weight is worth sparing."""
 FRAMES = 6
 """Of the kernel's eight, the program and the batch's callback take one each."""

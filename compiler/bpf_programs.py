@@ -24,6 +24,8 @@ CALLS = 256
 """Entries of the table that the batch program serves."""
 MOST_ROUNDS = 1 << 15
 """Of the batch program: with CALLS, what bpf_loop takes at most."""
+AT_ONCE = 4
+"""Entries that one call of the batch's callback serves; the verifier follows each."""
 TRIES = 64
 """For the lock, before the answer is `BUSY`."""
 
@@ -184,6 +186,7 @@ CONSTANTS = {
     "last_call": CALLS - 1,
     "call_size": CALL_SIZE,
     "rounds": MOST_ROUNDS,
+    "at_once": AT_ONCE,
     "loop": HELPER_LOOP,
 }  # fmt: skip
 
@@ -294,8 +297,12 @@ end:
 """)
 
 # `run`, on the program's stack: { at, first, end, left }. To the verifier each may have any
-# value of 32 bits, before and after each round: so it need not follow them all.
+# value of 32 bits, before and after each round: so it need not follow them all. bpf_loop calls
+# once for several entries: where returns go through a thunk, each costs as much as an access.
 _EACH = Template("""\
+  br label %round
+round:
+  %k = phi i32 [ 0, %entry ], [ %k.next, %next ]
   %at = load i32, ptr %run, align 8
   %number = and i32 %at, $last_call
   %wide = zext nneg i32 %number to i64
@@ -307,8 +314,8 @@ _EACH = Template("""\
   %status.at = getelementptr inbounds i8, ptr %call, i64 $at_status
   %status = load i32, ptr %status.at, align 8
   %served = icmp eq i32 %status, $served_is
-  br i1 %served, label %next, label %stop
-next:
+  br i1 %served, label %step, label %stop
+step:
   %left.at = getelementptr inbounds i8, ptr %run, i64 12
   %left = load i32, ptr %left.at, align 4
   %left.next = add i32 %left, -1
@@ -321,6 +328,13 @@ next:
   %last = icmp eq i32 %behind, %end
   %at.next = select i1 %last, i32 %first, i32 %behind
   store i32 %at.next, ptr %run, align 8
+  %none = icmp eq i32 %left.next, 0
+  br i1 %none, label %stop, label %next
+next:
+  %k.next = add nuw nsw i32 %k, 1
+  %more = icmp ult i32 %k.next, $at_once
+  br i1 %more, label %round, label %again
+again:
   ret i64 0
 stop:
   ret i64 1""")
