@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -132,3 +135,24 @@ def test_parts_of_another_kind_of_machine_are_refused(make: Made) -> None:
         with_chip.kvm.restore_vcpu(0, without.kvm.save_vcpu(0))
     with pytest.raises(HostError, match="unknown ioapic, pic0, pic1"):
         without.kvm.restore_chip(with_chip.kvm.save_chip())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_spoiled_parts_are_refused_or_make_a_guest_that_can_be_stopped(make: Made, seed: int) -> None:
+    randomness = random.Random(seed)
+
+    def spoilt(parts: dict[str, bytes]) -> dict[str, bytes]:
+        name = randomness.choice(sorted(parts))
+        data = bytearray(parts[name])
+        for _ in range(randomness.choice([1, 4, 30])):
+            data[randomness.randrange(len(data))] = randomness.choice([0, 0xFF, randomness.randrange(256)])
+        return {**parts, name: bytes(data)}
+
+    vmm = make(irqchip="kernel", vcpus=2)
+    begin = time.monotonic()
+    with contextlib.suppress(HostError):
+        vmm.kvm.restore_chip(spoilt(vmm.kvm.save_chip()))
+        for number in range(2):
+            vmm.kvm.restore_vcpu(number, spoilt(vmm.kvm.save_vcpu(number)))
+        assert vmm.run(until=vmm.machine.now + SECOND // 50).reason in Reason
+    assert time.monotonic() - begin < 5

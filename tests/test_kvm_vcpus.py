@@ -247,3 +247,14 @@ def test_registers_and_pending_interrupts_of_the_last_run_are_gone(make: Made) -
     registers = vmm.host.registers
     assert (registers.rbx, registers.es) == (0, 0)
     assert vmm.kvm.injected == 0
+
+
+def test_more_vcpus_than_processors_all_count_and_all_stop(make: Made) -> None:
+    count = 8
+    vmm = make("acpi_pm", memory=MIB, vcpus=count, irqchip="kernel")
+    second = f"lock incl {COUNTS}\n mov ${PM_TIMER}, %dx\n 1: in %dx, %eax\n jmp 1b"
+    start_two(vmm, f"3: cmpl ${count - 1}, {COUNTS}\n jne 3b\n outb %al, $0xf4\n 4: jmp 4b", second)
+    run(vmm, 20)
+    with pytest.raises(HostError, match="no vCPU 8; they are 0 to 7"):
+        vmm.kvm.registers_of(count)
+    assert vmm.kvm.registers_of(count - 1).cs == AP_CODE >> 4

@@ -325,23 +325,26 @@ class KvmHost(KvmInterrupts):
         self._require_open()
         self.cpus[0].registers = values
 
+    def _cpu(self, number: int) -> VirtualCpu:
+        self._require_open()
+        if not 0 <= number < len(self.cpus):
+            raise HostError(f"there is no vCPU {number}; they are 0 to {len(self.cpus) - 1}")
+        return self.cpus[number]
+
     def registers_of(self, number: int) -> Registers:
         """A copy of a vCPU's registers."""
-        self._require_open()
-        return self.cpus[number].registers
+        return self._cpu(number).registers
 
     # --- saving ---
 
     def save_vcpu(self, number: int) -> dict[str, bytes]:
         """All of a vCPU but memory, while the guest is paused or not running."""
-        self._require_open()
-        return kvm_state.save_vcpu(self.vm, self.cpus[number])
+        return kvm_state.save_vcpu(self.vm, self._cpu(number))
 
     def restore_vcpu(self, number: int, parts: Mapping[str, bytes]) -> None:
         """Take over what `save_vcpu` gave, after the devices and `restore_chip`. HostError says
         what does not fit; the guest is of no use then."""
-        self._require_open()
-        kvm_state.restore_vcpu(self.vm, self.cpus[number], parts)
+        kvm_state.restore_vcpu(self.vm, self._cpu(number), parts)
 
     def save_chip(self) -> dict[str, bytes]:
         """KVM's own devices: interrupt controllers and clock."""
