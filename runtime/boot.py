@@ -30,9 +30,10 @@ from .vmm import Vmm
 
 MIB = 1 << 20
 TIMERS = ("i8254", "mc146818", "hpet", "acpi_pm")
-CONTROLLERS = (DeviceChoice("i8259", None, {"held": 1}), DeviceChoice("ioapic"))
-"""Of a split machine. The HPET's edges are pulses without length, which an 8259 that holds
-no edge would forget (docs/devices/i8259.md)."""
+CONTROLLERS = (DeviceChoice("i8259", None, {"held": 1}), DeviceChoice("ioapic", None, {"polarity": 0}))
+"""Of a split machine, as guests know them from QEMU and KVM: the HPET's edges are pulses without
+length, which an 8259 that holds no edge would forget, and lines are high where they ask
+(docs/devices/i8259.md, ioapic.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ MASTER, SLAVE, IOAPIC = 0, 1, 2
 EXIT_IO = 2
 
 MEMORY, STUBS, STUB, CODE, ANSWERS, STACK, DONE = 0x10000, 0x1000, 9, 0x2000, 0x6000, 0x8000, 0xF4
-PATIENCE = 2.0
+PATIENCE = 1.0
 """Seconds that a guest may take."""
 
 TAKE = "take"

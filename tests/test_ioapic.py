@@ -180,6 +180,16 @@ def test_an_active_low_input_has_its_edge_where_it_falls(chip: IoApic) -> None:
     assert len(chip.take()) == 1
 
 
+def test_without_polarity_an_input_asks_while_it_is_high(engine: str) -> None:
+    chip = IoApic(engine, polarity=0)
+    chip.route(4, LOW | 0x31)
+    chip.route(9, LOW | LEVEL | 0x52)
+    assert chip.take() == []
+    chip.high(4, 9)
+    assert [pin for pin, _, _ in chip.take()] == [4, 9]
+    assert chip.entry(4) & LOW
+
+
 # --- levels ------------------------------------------------------------------------------------
 
 

@@ -90,6 +90,53 @@ class BothPics:
             self.same(f"IRR, IMR, ISR of the {chip}", ours, (irr, imr, isr))
 
 
+@pytest.fixture
+def fresh() -> Iterator[tuple[KernelPics, Pic]]:
+    """KVM's pair and ours as a PC's firmware leaves them."""
+    kernel, pic = KernelPics(), Pic("native", held=1).pc()
+    for port, base, cascade in ((0x20, 0x20, 4), (0xA0, 0x70, 2)):
+        kernel.run([(port, 0x11), (port + 1, base), (port + 1, cascade), (port + 1, 1)])
+    yield kernel, pic
+    kernel.close()
+
+
+def raised(fresh: tuple[KernelPics, Pic], pin: int, take: bool) -> None:
+    """An input high on both, and taken."""
+    kernel, pic = fresh
+    kernel.line(pin, 1)
+    pic.high(pin)
+    if take:
+        assert kernel.run([TAKE]) == [pic.inta()]
+
+
+def test_icw1_clears_isr_here_and_not_in_the_kernel(fresh: tuple[KernelPics, Pic]) -> None:
+    kernel, pic = fresh
+    raised(fresh, 3, take=True)
+    kernel.run([(0x20, 0x11)])
+    pic.outb(0x20, 0x11)
+    assert (kernel.pic(kvm_chips.MASTER)[2], pic.isr()) == (0x08, 0)
+
+
+def test_a_poll_sets_the_in_service_bit_here_and_not_in_the_kernel(fresh: tuple[KernelPics, Pic]) -> None:
+    kernel, pic = fresh
+    raised(fresh, 5, take=False)
+    assert kernel.run([(0x20, 0x0C), (0x20, None)]) == [pic.poll()] == [0x85]
+    assert (kernel.pic(kvm_chips.MASTER)[2], pic.isr()) == (0, 0x20)
+    assert kernel.run([(0xA0, 0x0C), (0xA0, None)]) == [pic.poll(0xA0)] == [0x07]
+
+
+def test_special_mask_mode_is_here_and_not_in_the_kernel(fresh: tuple[KernelPics, Pic]) -> None:
+    kernel, pic = fresh
+    raised(fresh, 3, take=True)
+    raised(fresh, 6, take=False)
+    for port, value in ((0x21, 0x08), (0x20, 0x68)):
+        kernel.run([(port, value)])
+        pic.outb(port, value)
+    assert pic.inta() == 0x26
+    with pytest.raises(TimeoutError):
+        kernel.run([TAKE])
+
+
 @pytest.fixture(scope="module")
 def pics() -> Iterator[KernelPics]:
     kernel = KernelPics()
@@ -116,7 +163,7 @@ LEVEL, MASK = 1 << 15, 1 << 16
 class BothIoApics:
     def __init__(self, seed: int, kernel: KernelIoApic) -> None:
         self.random = random.Random(seed)
-        self.kernel, self.chip = kernel, IoApic("native")
+        self.kernel, self.chip = kernel, IoApic("native", polarity=0)
         self.log = [f"seed {seed}"]
         self.sent: set[int] = set()
         for pin in PINS:
@@ -134,7 +181,7 @@ class BothIoApics:
     def write(self) -> None:
         pin = self.random.choice(PINS)
         low = 0x30 + pin | self.random.choice((0, LEVEL)) | self.random.choice((0, 0, MASK))
-        self.route(pin, low | self.random.choice((0, 0, 1 << 14, 1 << 12)))
+        self.route(pin, low | self.random.choice((0, 0, 1 << 14, 1 << 13, 1 << 12)))
 
     def destination(self) -> None:
         """The high half of an entry, to nobody else but processor 0."""
