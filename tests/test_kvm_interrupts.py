@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from devc.runtime.hosts import Exit, Reason, kvm
+from devc.runtime.hosts import Exit, HostError, Reason, kvm
 from devc.runtime.interrupts import Interrupts
 from devc.runtime.machine import Engine
 from devc.runtime.vmm import Vmm
@@ -235,3 +235,44 @@ def test_a_guest_that_halts_and_listens_has_not_halted_for_good(make: Made) -> N
     vmm = make("i8254", memory=MIB, irqchip="kernel")
     start(vmm, f"{PIC}\n sti\n hlt")
     assert vmm.run(until=vmm.machine.now + 7 * SECOND // 10).reason is Reason.TIME
+
+
+# --- lines into KVM's controllers ------------------------------------------------------------
+
+LAST_IRR = 0  # struct kvm_pic_state: the inputs' levels
+
+
+def test_lines_on_one_gsi_are_ored(make: Made) -> None:
+    vmm = make(memory=MIB, irqchip="kernel")
+    first, second = vmm.kvm.line(4), vmm.kvm.line(4)
+
+    def level() -> int:
+        return vmm.kvm.save_chip()["pic0"][LAST_IRR] >> 4 & 1
+
+    assert level() == 0
+    for line, value, expected in (
+        (first, 1, 1), (second, 1, 1), (first, 0, 1), (first, 0, 1), (second, 0, 0), (first, 1, 1),
+    ):  # fmt: skip
+        line(value, 0)
+        assert level() == expected
+    vmm.kvm.irq_line(4, 1)
+    first(0, 0)
+    assert level() == 1
+    vmm.kvm.irq_line(4, 0)
+    assert level() == 0
+
+
+def test_gsi_0_leads_to_the_8259s_input_0_and_to_the_io_apics_2(make: Made) -> None:
+    vmm = make(memory=MIB, irqchip="kernel")
+    vmm.kvm.line(0)(1, 0)
+    chips = vmm.kvm.save_chip()
+    assert chips["pic0"][LAST_IRR] == 1
+    # struct kvm_ioapic_state: base address, ioregsel, id, irr
+    assert int.from_bytes(chips["ioapic"][16:20], "little") == 1 << 2
+
+
+def test_a_gsi_that_there_is_not_is_an_error(make: Made) -> None:
+    with pytest.raises(HostError, match="GSIs 0 to 23, not 24"):
+        make(memory=MIB, irqchip="kernel").kvm.line(24)
+    with pytest.raises(HostError, match="only irqchip='kernel' has lines into KVM; this machine has 'split'"):
+        make(memory=MIB, irqchip="split").kvm.irq_line(4, 1)
