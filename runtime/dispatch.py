@@ -11,16 +11,12 @@ Non-goals: device instances, wiring and time's policy (the machine's work).
 from __future__ import annotations
 
 import ctypes
-import os
-import sys
 import threading
-import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from .bus import (
     CLOCK_FIXED,
@@ -48,6 +44,7 @@ from .bus import (
     Window,
 )
 from .dispatch_code import dispatch_text, native
+from .monotonic import monotonic
 from .quiet import QuietReads
 
 __all__ = [
@@ -146,7 +143,7 @@ class Dispatcher:
         self.bus = Bus()
         self.bus.moved = 1
         self.address = ctypes.addressof(self.bus)
-        self.bus.clock.source, self.bus.clock.gettime = _monotonic()
+        self.bus.clock.source, self.bus.clock.gettime = monotonic()
         self._ports = PortIndex()
         self.bus.ports = ctypes.addressof(self._ports)
         self._kept: dict[int, tuple[object, ...]] = {}
@@ -498,36 +495,3 @@ class Dispatcher:
 
 def _sum(rows: tuple[Counters, ...]) -> Counters:
     return Counters(*(sum(getattr(row, name) for row in rows) for name, *_ in Counters._fields_))
-
-
-_GetTime = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64))
-
-
-def _ask_python(source: int, timespec: ctypes._Pointer[ctypes.c_int64]) -> int:
-    timespec[0], timespec[1] = divmod(time.monotonic_ns(), 1_000_000_000)
-    return 0
-
-
-_python_gettime = _GetTime(_ask_python)
-
-
-_VDSO = (("linux-vdso.so.1", "__vdso_clock_gettime"), ("linux-vdso.so.1", "__kernel_clock_gettime"))
-"""Where the kernel has put clock_gettime, by architecture (vdso(7))."""
-
-
-def _monotonic() -> tuple[int, int]:
-    """The clock behind `time.monotonic_ns`: its number and the function to ask.
-
-    The vDSO's own where it is found, which spares libc's pages in cold caches; else
-    libc's, which goes there; where there is no libc, Python is asked.
-    """
-    name = "CLOCK_UPTIME_RAW" if sys.platform == "darwin" else "CLOCK_MONOTONIC"
-    source = int(getattr(time, name, 0))
-    function: object = _python_gettime
-    if os.name == "posix":
-        function = ctypes.CDLL(None).clock_gettime
-    for library, symbol in _VDSO if sys.platform.startswith("linux") else ():
-        with suppress(OSError, AttributeError):
-            function = getattr(ctypes.CDLL(library), symbol)
-            break
-    return source, ctypes.cast(cast(Any, function), ctypes.c_void_p).value or 0

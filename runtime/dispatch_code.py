@@ -13,7 +13,15 @@ from ..compiler.jit import NativeCode
 from .bus import CONSTANTS, STRUCTURES
 from .native_module import compile_text, expand, read_text
 
-TEXTS = ("locks.ll", "quiet.ll", "dispatch.ll", "delivery.ll", "handlers.ll")
+TEXTS = (
+    "locks.ll",
+    "quiet.ll",
+    "dispatch.ll",
+    "deadlines.ll",
+    "delivery.ll",
+    "edges.ll",
+    "handlers.ll",
+)
 
 _SYMBOLS = (
     "devc_access",

@@ -105,8 +105,8 @@ def test_sinks_hear_every_edge_once_in_order_and_one_call_at_a_time() -> None:
         assert line.entry.native, f"{path} is left to Python"
         assert (told.wrong, told.level, told.edges) == (0, line.level, line.edges)
         assert told.edges == 2 * (hammered.rises(path) - line.merged) - line.level
-    assert hammered.told["i8254.irq0"].edges > 100
-    assert hammered.told["hpet.irq[2]"].edges > 100
+    assert hammered.told["i8254.irq0"].edges > 10
+    assert hammered.told["hpet.irq[2]"].edges > 10
     for _, to in WIRES:
         driven = hammered.machine.input(to)
         high = sum(hammered.machine.line(path).level for path, other in WIRES if other == to)
