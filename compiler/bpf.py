@@ -113,8 +113,9 @@ def _text(unit: BpfUnit, name: str, plan: Calls) -> str:
     )
     if not plan.alone(name):
         return unit.texts[name].define(body, "internal")
-    # The verifier wants every argument to be set, and LLVM sets none that is not used.
+    # The verifier wants every argument to be set, and LLVM sets none that is not used. Where it
+    # need not optimise for size, it also makes variants of a function with less arguments.
     operands = ["i64 %now", *(f"i64 %p{n}" for n in range(len(unit.functions[name].params)))]
     constraints = ",".join("r" for _ in operands)
     keep = f'  call void asm sideeffect "", "{constraints}"({", ".join(operands)})'
-    return unit.texts[name].define(f"{keep}, !dbg {unit.heads[name]}\n{body}")
+    return unit.texts[name].define(f"{keep}, !dbg {unit.heads[name]}\n{body}", more="optsize ")
