@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from devc.runtime.machine import Machine
-from devc.runtime.pc import acpi
+from devc.runtime.pc import acpi, acpi_loader
 from devc.runtime.pc.board import Pc
 
 BASE = 0xE0000
@@ -153,3 +153,38 @@ def test_no_two_tables_overlap() -> None:
     )
     assert spans[0][0] >= BASE + 36
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+# --- the tables as files that a firmware links ------------------------------------------------
+
+
+def linked(files: dict[str, bytes], places: dict[str, int]) -> dict[str, bytearray]:
+    """What a firmware makes of the script, each file at a place of its own."""
+    memory: dict[str, bytearray] = {}
+    script = files[acpi_loader.LOADER]
+    for at in range(0, len(script), 128):
+        command, names = u32(script, at), script[at + 4 :]
+        file = names[:56].rstrip(b"\0").decode()
+        if command == 1:
+            alignment, zone = struct.unpack_from("<IB", names, 56)
+            assert (places[file] % alignment, zone in (1, 2)) == (0, True)
+            memory[file] = bytearray(files[file])
+        elif command == 2:
+            source = names[56:112].rstrip(b"\0").decode()
+            offset, size = struct.unpack_from("<IB", names, 112)
+            value = int.from_bytes(memory[file][offset : offset + size], "little") + places[source]
+            memory[file][offset : offset + size] = value.to_bytes(size, "little")
+        else:
+            assert command == 3
+            offset, start, length = struct.unpack_from("<III", names, 56)
+            memory[file][offset] = (memory[file][offset] - sum(memory[file][start : start + length])) & 0xFF
+    return memory
+
+
+def test_a_firmware_that_follows_the_script_gets_the_tables_as_built_there() -> None:
+    about = acpi.Description(vcpus=3, pm_base=0x600, pm_control=0x60C, hpet=(0xFED0_0000, 0x8086_A201))
+    places = {acpi_loader.RSDP: 0xF6780, acpi_loader.TABLES: 0x07FF_F000}
+    memory = linked(acpi_loader.files(about), places)
+    there = acpi.build(about, places[acpi_loader.TABLES] - acpi.ROOT)
+    assert bytes(memory[acpi_loader.TABLES]) == there.content[acpi.ROOT :]
+    assert bytes(memory[acpi_loader.RSDP]) == there.content[:36]

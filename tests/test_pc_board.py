@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -164,6 +165,25 @@ def test_the_firmware_configuration_tells_memory_and_vcpus() -> None:
     assert int.from_bytes(item(3, 8), "little") == 256 * MIB
     assert item(5, 2) == b"\x04\0"
     assert item(0x7777, 2) == b"\0\0"
+
+
+def test_the_firmware_configuration_lists_its_files_with_keys_and_sizes() -> None:
+    made = machine("acpi_pm")
+    board(made)
+
+    def item(key: int, size: int) -> bytes:
+        made.write("io", 0x510, 2, key)
+        return bytes(made.read("io", 0x511, 1) for _ in range(size))
+
+    directory = item(0x19, 4 + 3 * 64)
+    assert int.from_bytes(directory[:4], "big") == 3
+    found = {}
+    for at in range(4, len(directory), 64):
+        size, key = struct.unpack_from(">IH", directory, at)
+        found[directory[at + 8 : at + 64].rstrip(b"\0").decode()] = item(key, size)
+    assert list(found) == ["etc/acpi/rsdp", "etc/acpi/tables", "etc/table-loader"]
+    assert found["etc/acpi/rsdp"][:8] == b"RSD PTR "
+    assert b"FACP" in found["etc/acpi/tables"]
 
 
 def test_a_pc_s_timers_lead_through_the_hpet_where_there_is_one() -> None:

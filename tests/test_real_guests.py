@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,32 @@ def test_seabios_boots_a_sector_with_either_chip(tmp_path: Path, chip: str) -> N
 
 @slow
 @seabios
+def test_seabios_leaves_the_acpi_tables_where_a_guest_finds_them(tmp_path: Path) -> None:
+    description = Description(firmware=SEABIOS, disk=DiskChoice(disk_with_sector(tmp_path)))
+    with boot(description) as booted:
+        assert booted.run(60).request == "exit"
+        read = booted.vmm.host.read
+        root = next(at for at in range(0xE0000, 0x100000, 16) if read(at, 8) == b"RSD PTR ")
+        assert sum(read(root, 36)) & 0xFF == 0
+        found = [table_at(read, int.from_bytes(read(root + 24, 8), "little"))]
+        found += [table_at(read, int.from_bytes(e, "little")) for e in batched(found[0][36:], 8)]
+        found.append(table_at(read, int.from_bytes(found[1][40:44], "little")))
+        facs = int.from_bytes(found[1][36:40], "little")
+        assert [table[:4] for table in found] == [b"XSDT", b"FACP", b"APIC", b"HPET", b"DSDT"]
+        assert [sum(table) & 0xFF for table in found] == [0] * 5
+        assert (facs % 64, read(facs, 4)) == (0, b"FACS")
+
+
+def table_at(read: Callable[[int, int], bytes], address: int) -> bytes:
+    return read(address, int.from_bytes(read(address + 4, 4), "little"))
+
+
+def batched(content: bytes, size: int) -> list[bytes]:
+    return [content[at : at + size] for at in range(0, len(content), size)]
+
+
+@slow
+@seabios
 @CHIPS
 def test_seabios_without_a_disk_finds_no_bootable_device(chip: str) -> None:
     ran = bios("--irqchip", chip, seconds=20)
@@ -149,7 +176,6 @@ TESTS = (
     ("ioapic", 2, "", 60),
     ("setjmp", 1, "", 30),
     ("idt_test", 1, "", 30),
-    ("realmode", 1, "", 30),
 )
 
 

@@ -66,11 +66,17 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables as bytes for `address`, and where each of them lies, by signature."""
+    """The tables as bytes for `address`, and where each of them lies, by signature.
+
+    For a firmware that puts them elsewhere: `pointers` are (offset, bytes) of every
+    address within, `sums` (offset, first, length) of every checksum.
+    """
 
     address: int
     content: bytes
     places: Mapping[str, int] = field(default_factory=dict)
+    pointers: tuple[tuple[int, int], ...] = ()
+    sums: tuple[tuple[int, int, int], ...] = ()
 
 
 LEGACY_DEVICES, NO_VGA, NO_CLOCK = 1 << 0, 1 << 2, 1 << 5
@@ -222,24 +228,37 @@ def _flags(about: Description) -> int:
     return always | sum(flag for condition, flag in conditions if condition)
 
 
+ROOT = 64
+"""Bytes before the first table: the RSDP's, and what aligns the rest."""
+_RSDP_SIZE, _FACS, _DSDT, _X_DSDT = 36, 36, 40, 140
+
+
 def build(about: Description, base: int) -> Tables:
     """All tables for `base`, a multiple of 64: the RSDP first, each on a 64-byte border."""
-    content = bytearray(64)
+    content = bytearray(ROOT)
     places: dict[str, int] = {}
+    pointers: list[tuple[int, int]] = [(16, 4), (24, 8)]
+    sums: list[tuple[int, int, int]] = [(8, 0, 20), (32, 0, _RSDP_SIZE)]
 
-    def put(name: str, made: bytes) -> int:
+    def put(name: str, made: bytes, *inside: tuple[int, int]) -> int:
         content.extend(bytes(-len(content) % 64))
-        places[name] = base + len(content)
+        at = len(content)
+        places[name] = base + at
         content.extend(made)
-        return places[name]
+        pointers.extend((at + offset, size) for offset, size in inside)
+        if name != "FACS":
+            sums.append((at + 9, at, len(made)))
+        return base + at
 
     facs_at = put("FACS", facs())
-    listed = [put("FACP", fadt(about, facs_at, put("DSDT", dsdt(about)))), put("APIC", madt(about))]
+    fixed = fadt(about, facs_at, put("DSDT", dsdt(about)))
+    listed = [put("FACP", fixed, (_FACS, 4), (_DSDT, 4), (_X_DSDT, 8)), put("APIC", madt(about))]
     if about.hpet is not None:
         listed.append(put("HPET", hpet(*about.hpet)))
-    rsdt_at = put("RSDT", table(b"RSDT", 1, struct.pack(f"<{len(listed)}I", *listed)))
-    xsdt_at = put("XSDT", table(b"XSDT", 1, struct.pack(f"<{len(listed)}Q", *listed)))
-    root = rsdp(rsdt_at, xsdt_at)
-    content[: len(root)] = root
+    roots = []
+    for name, kind, size in (("RSDT", "I", 4), ("XSDT", "Q", 8)):
+        made = table(name.encode(), 1, struct.pack(f"<{len(listed)}{kind}", *listed))
+        roots.append(put(name, made, *((_HEADER.size + size * n, size) for n in range(len(listed)))))
+    content[:_RSDP_SIZE] = rsdp(*roots)
     places["RSD PTR "] = base
-    return Tables(base, bytes(content), places)
+    return Tables(base, bytes(content), places, tuple(pointers), tuple(sums))

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Literal
 from ...compiler.ir import NEVER
 from ..guests import BELOW_4_GIB, TABLES, Guest, Surroundings
 from ..hosts import Exit, Reason
-from ..hosts.start import Start
-from . import acpi, cmos, ports
+from ..hosts.start import RESET, Start
+from . import acpi, acpi_loader, cmos, ports
 from .ata import IRQ as ATA_IRQ
 from .ata import AtaDisk
 from .disk_image import DiskImage
-from .fw_cfg import FirmwareConfiguration, numbers
+from .fw_cfg import FirmwareConfiguration, items
 from .parts import Part
 from .sleep import SleepControl
 from .uart import COM1_IRQ, Uart
@@ -42,7 +42,7 @@ RTC, PM_TIMER, HPET = "mc146818", "acpi_pm", "hpet"
 CENTURY = 0x32
 _CONTROL = 12
 """The PM1 control block stands behind the PM timer's window."""
-RESET = (ports.RESET_CONTROL, 6)
+RESET_PORT = (ports.RESET_CONTROL, 6)
 _WAKING_VECTOR = 12  # ACPI 6.5, 5.2.10
 
 LOOKS_EVERY = 500_000_000
@@ -86,6 +86,7 @@ class Pc:
         self.disk = AtaDisk(disk)
         self._request: tuple[Request, int] | None = None
         self._stop: Callable[[], object] = lambda: None
+        self._about = self._describe()
         self.tests = ports.TestInterrupts()
         reset = partial(self._ask, "reset")
         self.parts: dict[str, Part] = {
@@ -94,7 +95,7 @@ class Pc:
             "control": ports.SystemControl(reset),
             "pci": ports.EmptyPci(reset),
             "tests": self.tests,
-            "fw_cfg": FirmwareConfiguration(numbers(memory, vcpus)),
+            "fw_cfg": FirmwareConfiguration(items(memory, vcpus, acpi_loader.files(self._about))),
         }
         """What the board remembers, by the names of a saved guest's parts."""
         base = self._pm_base()
@@ -102,11 +103,10 @@ class Pc:
             off, sleep = partial(self._ask, "off"), partial(self._ask, "sleep")
             self.parts["sleep"] = SleepControl(base + _CONTROL, off, sleep)
         self._claim(console)
-        self._about = self._describe()
         if RTC in machine.devices:
             below = min(memory, BELOW_4_GIB)
             contents = cmos.contents(below, memory - below, vcpus=vcpus, disk=disk is not None)
-            cmos.write(machine, contents, machine.devices[RTC].bases["base"] or 0x70)
+            cmos.write(machine, contents, self._clock_base())
 
     def _claim(self, console: Output | None) -> None:
         machine = self.machine
@@ -119,6 +119,9 @@ class Pc:
     def _pm_base(self) -> int | None:
         device = self.machine.devices.get(PM_TIMER)
         return device.bases["base"] if device is not None else None
+
+    def _clock_base(self) -> int:
+        return self.machine.devices[RTC].bases["base"] or 0x70
 
     # --- what the guest is told ---------------------------------------------------------
 
@@ -133,7 +136,7 @@ class Pc:
             hpet=None if hpet is None else (hpet, self.machine.peek("mmio", hpet, 4)),
             overrides=(acpi.Override(0, 2), acpi.Override(acpi.SCI, acpi.SCI, acpi.HIGH_LEVEL)),
             century=CENTURY if RTC in devices else 0,
-            reset_port=RESET,
+            reset_port=RESET_PORT,
             legacy=acpi.LEGACY_DEVICES | acpi.NO_VGA | (0 if RTC in devices else acpi.NO_CLOCK),
         )
 
@@ -176,7 +179,7 @@ class Pc:
             if ended.reason is not Reason.STOPPED or self._request is None:
                 return Ending(ended)
             request, value = self._request
-            if request == "sleep" and self._sleep(vmm, until):
+            if request == "sleep" and self._sleep(until) and self._wake(vmm, guest):
                 continue
             if request == "reset" and self.reboot:
                 self.reset()
@@ -200,9 +203,8 @@ class Pc:
             self.uart.reset()
             self.disk.reset()
 
-    def _sleep(self, vmm: Vmm, until: int) -> bool:
-        """Wait until the clock's interrupt wakes the machine; the guest begins where the
-        FACS says (ACPI 6.5, 16.3.2). False if nothing will wake it."""
+    def _sleep(self, until: int) -> bool:
+        """Wait until the clock's interrupt wakes the machine; False if nothing will."""
         if RTC not in self.machine.devices:
             return False
         clock = self.machine.devices[RTC]
@@ -212,10 +214,18 @@ class Pc:
                 deadline, woken = self.machine.service(), clock.instance.lines & bit
             left = min(deadline, until) - self.machine.now
             if woken:
-                break
+                return True
             if deadline == NEVER or self.machine.now >= until:
                 return False
             time.sleep(min(max(left, 0), LOOKS_EVERY) / 1e9)
+
+    def _wake(self, vmm: Vmm, guest: Guest) -> bool:
+        """Begin again with memory as it is (ACPI 6.5, 16.3.2): a firmware looks for the waking
+        vector by itself, for a kernel it is done here. False if there is none."""
+        if guest.kind == "firmware":
+            cmos.write(self.machine, {cmos.SHUTDOWN: cmos.WAKING}, self._clock_base())
+            vmm.host.start(RESET)
+            return True
         facs = self.tables.places["FACS"]
         vector = int.from_bytes(vmm.host.read(facs + _WAKING_VECTOR, 4), "little")
         if not 0 < vector < 1 << 20:

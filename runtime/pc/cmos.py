@@ -14,6 +14,8 @@ _KIB, _64_KIB = 1 << 10, 1 << 16
 _MIB, _16_MIB, _4_GIB = 1 << 20, 16 << 20, 4 << 30
 
 CONVENTIONAL = 640 * _KIB
+SHUTDOWN, WAKING = 0x0F, 0xFE
+"""The shutdown status, and the one by which SeaBIOS knows a wake from S3."""
 DISK_FIRST = 0x02
 """Boot order: nibbles from the lowest on; 1 floppy disk, 2 hard disk, 3 CD-ROM."""
 
@@ -31,7 +33,7 @@ def contents(below: int, above: int, *, vcpus: int = 1, disk: bool = False) -> d
     }
     cmos = {at + i: value >> 8 * i & 0xFF for at, value in words.items() for i in (0, 1)}
     cmos[0x5B] = above // _64_KIB & 0xFF
-    cmos[0x0F] = 0  # shutdown status: a cold start
+    cmos[SHUTDOWN] = 0  # a cold start
     cmos[0x10] = 0  # no floppy disk drives
     cmos[0x12] = 0xF0 if disk else 0  # drive 0 is described at 0x19
     cmos[0x14] = 0  # equipment: no display, no keyboard

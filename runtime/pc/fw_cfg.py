@@ -1,11 +1,12 @@
-"""QEMU's firmware configuration device, as far as numbers go: a guest asks how much RAM
-and how many vCPUs there are (docs/specs/fw_cfg of QEMU, the x86 port interface).
+"""QEMU's firmware configuration device (docs/specs/fw_cfg of QEMU, the x86 port interface):
+a guest asks how much RAM and how many vCPUs there are, firmware for the ACPI tables.
 
-Non-goals: files, DMA, writing.
+Non-goals: DMA, writing.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,18 +15,28 @@ from .parts import bits
 
 PORT = 0x510
 SIGNATURE, IDENTITY, RAM_SIZE, VCPUS, MAX_VCPUS, DIRECTORY = 0x00, 0x01, 0x03, 0x05, 0x0F, 0x19
+FIRST_FILE = 0x20
+IRQ0_OVERRIDE = 0x8002
+"""Interrupt 0 is input 2 of the I/O APIC."""
 _TRADITIONAL_INTERFACE = 1
 
 
-def numbers(memory: int, vcpus: int) -> dict[int, bytes]:
-    """Items by key, little-endian; the directory of files (big-endian) is empty."""
+def items(memory: int, vcpus: int, files: Mapping[str, bytes]) -> dict[int, bytes]:
+    """Items by key: numbers are little-endian, the directory of files is big-endian."""
+    named = sorted(files.items())
+    directory = len(named).to_bytes(4, "big") + b"".join(
+        struct.pack(">IHH56s", len(content), FIRST_FILE + i, 0, name.encode())
+        for i, (name, content) in enumerate(named)
+    )
     return {
         SIGNATURE: b"QEMU",
         IDENTITY: _TRADITIONAL_INTERFACE.to_bytes(4, "little"),
         RAM_SIZE: memory.to_bytes(8, "little"),
         VCPUS: vcpus.to_bytes(2, "little"),
         MAX_VCPUS: vcpus.to_bytes(2, "little"),
-        DIRECTORY: bytes(4),
+        DIRECTORY: directory,
+        IRQ0_OVERRIDE: b"\x01",
+        **{FIRST_FILE + i: content for i, (_, content) in enumerate(named)},
     }
 
 
