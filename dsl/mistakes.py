@@ -54,6 +54,7 @@ HINTS = (
     (r"^\s*(register|field)\b", "a register is written 'reg NAME @OFFSET TYPE: ...'"),
     (r"^\s*(while|def|class|import|from\b.*\bimport|try|with|var|const|int|uint\w+|struct|void)\b",
      "there are no loops, functions or declarations of other languages; see docs/language.md"),
+    (r"^\s*host\b.*\bat\b", "a window of the host lies at no address: host NAME size N:"),
     (r"^\s*for\b(?!.*\bin\b)", "'for NAME in ARRAY:' unrolls over a declared array of blocks"),
     (r"&&|\|\|", "write 'and', 'or'"),
     (r"!(?!=)", "write 'not'"),
