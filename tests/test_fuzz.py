@@ -1,4 +1,4 @@
-"""The four devices wired together, engines in lock step, under programs that hypothesis and chance make.
+"""The devices wired together, engines in lock step, under programs that hypothesis and chance make.
 
 10**4 accesses here; `python -m tests.fuzz` is the long mode.
 """
