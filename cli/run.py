@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..runtime import pausing, saved_guest
 from ..runtime.boot import Booted, boot, complete
 from ..runtime.guests import GuestError, kind_of
 from ..runtime.hosts import Exit, HostError, Reason
+from ..runtime.hosts.kvm import KvmHost
 from ..runtime.machine import Engine, MachineError
 from ..runtime.machine_file import (
     Description,
@@ -248,9 +249,16 @@ def _run(booted: Booted) -> tuple[Ending, bool]:
     try:
         return booted.run(booted.description.timeout), False
     except KeyboardInterrupt:
-        registers = booted.vmm.host.registers
-        where = f"vCPU 0 at {registers.cs:#x}:{registers.rip:#x}"
+        where = ", ".join(_places(booted))
         return Ending(Exit(Reason.STOPPED, booted.machine.now, f"interrupted, {where}")), True
+
+
+def _places(booted: Booted) -> Iterator[str]:
+    """Where each vCPU is."""
+    host = booted.vmm.host
+    for number in range(booted.description.vcpus):
+        registers = host.registers_of(number) if isinstance(host, KvmHost) else host.registers
+        yield f"vCPU {number} at {registers.cs:#x}:{registers.rip:#x}"
 
 
 def _save(booted: Booted, path: Path) -> None:
