@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from devc.runtime.assemble import assemble
 from devc.runtime.boot import boot
 from devc.runtime.hosts import hosts
 from devc.runtime.machine_file import Description, DiskChoice
@@ -94,10 +95,69 @@ def test_seabios_leaves_the_acpi_tables_where_a_guest_finds_them(tmp_path: Path)
         found = [table_at(read, int.from_bytes(read(root + 24, 8), "little"))]
         found += [table_at(read, int.from_bytes(e, "little")) for e in batched(found[0][36:], 8)]
         found.append(table_at(read, int.from_bytes(found[1][40:44], "little")))
-        facs = int.from_bytes(found[1][36:40], "little")
+        facs = facs_of(read)
         assert [table[:4] for table in found] == [b"XSDT", b"FACP", b"APIC", b"HPET", b"DSDT"]
         assert [sum(table) & 0xFF for table in found] == [0] * 5
         assert (facs % 64, read(facs, 4)) == (0, b"FACS")
+
+
+SLEEPS = """
+        xorw    %ax, %ax
+        movw    %ax, %ds
+        movw    $0x600d, 0x2000
+        outb    %al, $0xe9                      # here the test writes the waking vector
+        .irp    index, 0x01, 0x03, 0x05         # the alarm: every second
+        movb    $\\index, %al
+        outb    %al, $0x70
+        movb    $0xc0, %al
+        outb    %al, $0x71
+        .endr
+        movb    $0x0b, %al
+        outb    %al, $0x70
+        movb    $0x22, %al
+        outb    %al, $0x71
+        movw    $0x60c, %dx
+        movw    $0x2400, %ax
+        outw    %ax, %dx
+1:      jmp     1b
+
+        .org    0x100
+        xorw    %ax, %ax
+        movw    %ax, %ds
+        cmpw    $0x600d, 0x2000
+        je      2f
+        incw    %ax
+2:      outb    %al, $0xf4
+        .org    510
+        .word   0xaa55
+"""
+WAKES_AT = 0x7D00
+
+
+@slow
+@seabios
+def test_seabios_wakes_a_sleeping_machine_where_the_facs_says(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(assemble(SLEEPS, 0x7C00).ljust(1 << 20, b"\0"))
+    said = bytearray()
+
+    def told(data: bytes) -> None:
+        said.extend(data)
+        if data == b"\0":
+            host = booted.vmm.host
+            host.load(WAKES_AT.to_bytes(4, "little"), facs_of(host.read) + 12)
+
+    with boot(Description(firmware=SEABIOS, disk=DiskChoice(disk)), console=told) as booted:
+        ending = booted.run(60)
+    assert (ending.request, ending.value) == ("exit", 0), said
+    assert b"In resume (status=254)" in said
+
+
+def facs_of(read: Callable[[int, int], bytes]) -> int:
+    root = next(at for at in range(0xE0000, 0x100000, 16) if read(at, 8) == b"RSD PTR ")
+    xsdt = table_at(read, int.from_bytes(read(root + 24, 8), "little"))
+    fadt = table_at(read, int.from_bytes(xsdt[36:44], "little"))
+    return int.from_bytes(fadt[36:40], "little")
 
 
 def table_at(read: Callable[[int, int], bytes], address: int) -> bytes:
