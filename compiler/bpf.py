@@ -7,6 +7,7 @@ Non-goals: machine code (bpf_compile.py, in a process of its own); loading.
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from collections import Counter
@@ -27,7 +28,10 @@ from .reference import reference
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a function of the object stems from: a construct of the device file, and its line (0: none)."""
+    """What a function of the object stems from: a construct of the device file, and its line (0: none).
+
+    `construct` as `channel.data.read`, `channel.on.load`, `main.value`.
+    """
 
     construct: str
     line: int
@@ -67,8 +71,14 @@ def build(
         more(unit),
     ]
     named = debug.close()
-    origins = {unit.names[f.name]: Origin(f.name, f.line) for f in module.functions}
+    origins = {
+        unit.names[f.name]: Origin(_SUFFIXES.sub("", f.name) or f.name, f.line) for f in module.functions
+    }
     return Built(module.name, "\n\n".join([*parts, named, unit.metadata.text()]) + "\n", origins)
+
+
+_SUFFIXES = re.compile(r"(\.(do|let|is|in|there|touches|rest|byte|loop\d+))+$")
+"""What functions of the compiler's own are called by, behind the construct that they serve."""
 
 
 def initial_state(module: ir.Module) -> bytes:

@@ -18,6 +18,9 @@ from ..dsl.diagnostics import Source
 from . import ir
 from .metadata import Metadata
 
+LONGEST = 100
+"""Characters of an identifier; older kernels refuse type information with a name of 128."""
+
 
 class Names:
     """Identifiers of C in one scope, each given once."""
@@ -27,7 +30,7 @@ class Names:
 
     def give(self, text: str) -> str:
         """`text` as an identifier: `channel[2].mode` becomes `channel_2_mode`."""
-        name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "unnamed"
+        name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:LONGEST] or "unnamed"
         own = name = f"_{name}" if name[0].isdigit() else name
         count = 1
         while own in self._taken:

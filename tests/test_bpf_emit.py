@@ -18,6 +18,7 @@ from devc.compiler.bpf_debug import Names
 from devc.compiler.bpf_programs import ABOUT, BATCH, CALL, CALLS, about
 from devc.compiler.driver import DeviceType, load
 from devc.compiler.image import layout_hash
+from devc.dsl.diagnostics import Source
 from devc.runtime.instance import ReferenceInstance
 
 from .bpf_rig import needs_bpf
@@ -154,6 +155,9 @@ def test_names_stay_apart_when_they_become_identifiers() -> None:
     names = Names(["each"])
     given = [names.give(text) for text in ("a.b", "a_b", "a b", "2nd", "each", "...", "x[1].y")]
     assert given == ["a_b", "a_b_2", "a_b_3", "_2nd", "each_2", "unnamed", "x_1_y"]
+    long = [names.give("n" * 300 + end) for end in "ab"]
+    assert long[0] != long[1]
+    assert max(map(len, long)) < 128
 
 
 @pytest.mark.parametrize(
@@ -272,6 +276,14 @@ def _bpftool(*arguments: str) -> str:
     return done.stdout
 
 
+def test_an_object_is_the_same_wherever_its_device_file_lies() -> None:
+    module, text = device("acpi_pm").reference_module(), device("acpi_pm").source.text
+    places = [Source(f"{directory}acpi_pm.dev", text) for directory in ("", "/some/where/else/")]
+    images = [bpf_compile.object_code(module, place) for place in places]
+    assert images[0] == images[1]
+    assert b"/some/where" not in images[1]
+
+
 # --- what LLVM cannot do -------------------------------------------------------------------
 
 BODIES = {
@@ -308,7 +320,7 @@ def test_the_back_ends_death_names_the_construct_and_its_line(what: str) -> None
     with pytest.raises(bpf_compile.CompileError, match=says) as error:
         bpf_compile.compiled(replace(built, text=text + "\ndeclare i64 @missing()\n"), source)
     told = str(error.value)
-    assert "`channel.write_count" in told
+    assert "`channel.write_count` cannot be compiled for eBPF" in told
     assert f"i8254.dev:{line}:" in told
     assert source.line(line).strip() in told
     assert error.value.line == line
