@@ -23,27 +23,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from ..compiler import ir
-from ..compiler.upgrade import Upgrader
 from . import snapshot
 from .bus import PROPAGATION
 from .clock import LAST_INSTANT, Clock, SteppedClock
 from .device import Device, DeviceType, HostTarget, sort_params
+from .engines import Engine, Make, instantiate
 from .handler_file import PythonTierError
 from .inputs import InputLine, Wire
-from .instance import ImageError, Instance, NativeInstance, ParameterError, ReferenceInstance
+from .instance import ImageError, NativeInstance, ParameterError
 from .lines import OutputLine, Sink
+from .placement import Placement
 from .policies import Coalescing, Policy, PolicyError, choose
 from .python_tier import HandlerFailure, PythonTier
 from .snapshot import DeviceImage, Snapshot, SnapshotError
 from .statistics import Direction, Statistics
-from .windows import AddressMap, Piece, PlacementError, Space, Window
+from .windows import Piece, PlacementError, Space, Window
 
-Engine = Literal["native", "reference", "kernel"]
+__all__ = ["EVENTS_A_STEP", "PROPAGATION", "Engine", "Machine", "MachineError", "instantiate"]
 
 EVENTS_A_STEP = 100_000
 """How many deadlines one time step walks one by one. A guest chooses the rate of its
@@ -56,21 +55,6 @@ STILL_WITHIN = 2.0
 
 class MachineError(ValueError):
     """The host asked for what cannot be; the message says how to mend it."""
-
-
-def instantiate(type: DeviceType, engine: Engine, now: int, params: Mapping[str, int]) -> Instance:
-    """An instance of a device type on an engine, reset at `now`, that takes older images too."""
-    made: Instance
-    if engine == "native":
-        made = NativeInstance(type.native(), type.module, now, **params)
-    elif engine == "kernel":
-        from .kernel_instance import KernelInstance  # needs what only Linux has
-
-        made = KernelInstance(type.native(), type.module, type.bpf(), now, **params)
-    else:
-        made = ReferenceInstance(type.reference_module(), now, **params)
-    made.upgrader = Upgrader(type.reference_module, type.path)
-    return made
 
 
 class Machine:
@@ -88,7 +72,7 @@ class Machine:
         engine: Engine = "native",
         *,
         events_a_step: int = EVENTS_A_STEP,
-        make: Callable[[DeviceType, Engine, int, Mapping[str, int]], Instance] = instantiate,
+        make: Make = instantiate,
     ) -> None:
         self.clock: Clock = clock if clock is not None else SteppedClock()
         self.engine = engine
@@ -102,8 +86,7 @@ class Machine:
         self.coalescing = Coalescing()
         self._make = make
         self._events_a_step = events_a_step
-        self._map = AddressMap()
-        self._host_windows: list[Window] = []
+        self._placement = Placement(self.moved)
         self._queue: deque[tuple[Device, int]] = deque()
         self._attending = False
         self._walking: int | None = None
@@ -143,10 +126,14 @@ class Machine:
             device.python = self._python_tier(device, python or {})
         elif python:
             raise MachineError(f"{name} has no Python tier, so it takes no options for one")
-        self._place(device)
-        self.devices[name] = device
-        device.restart(now)
-        self.attend(device, now)
+        try:
+            self._placement.add(device)
+        except PlacementError as error:
+            raise MachineError(str(error)) from None
+        with self.lock:
+            self.devices[name] = device
+            device.restart(now)
+            self.attend(device, now)
         return device
 
     def _python_tier(self, device: Device, options: Mapping[str, Mapping[str, object]]) -> PythonTier:
@@ -159,15 +146,6 @@ class Machine:
             return tier
         except PythonTierError as error:
             raise MachineError(str(error)) from error
-
-    def _place(self, device: Device) -> None:
-        try:
-            for window, place in device.placements():
-                self._map.place(window, device.bases[place] if isinstance(place, str) else place)
-        except PlacementError as error:
-            for window in device.windows:
-                self._map.place(window, None)
-            raise MachineError(str(error)) from None
 
     def claim(
         self,
@@ -182,10 +160,10 @@ class Machine:
         write(offset, width, value). What has no function reads as all ones or is ignored."""
         window = Window(label, space, size, HostTarget(read, write))
         try:
-            self._map.place(window, base)
+            with self.lock:
+                self._placement.claim(window, base)
         except PlacementError as error:
             raise MachineError(str(error)) from None
-        self._host_windows.append(window)
         return window
 
     def move(self, device: str, param: str, base: int | None) -> None:
@@ -197,26 +175,15 @@ class Machine:
         if param not in moving.bases:
             known = ", ".join(moving.bases) or "none"
             raise MachineError(f"{device} has no address parameter {param!r}; it has: {known}")
-        windows = [window for window, place in moving.placements() if place == param]
-        before = moving.bases[param]
         try:
-            for window in windows:
-                self._map.place(window, base)
+            with self.lock:
+                self._placement.move(moving, param, base)
         except PlacementError as error:
-            for window in windows:
-                self._map.place(window, before)
             raise MachineError(str(error)) from None
-        moving.bases[param] = base
-        for window in windows:
-            self._tell_moved(window)
-
-    def _tell_moved(self, window: Window) -> None:
-        for told in self.moved:
-            told(window)
 
     def windows(self) -> Iterator[Window]:
         """Every mapped window. Those of devices have a `RegionTarget`."""
-        return iter(self._map)
+        return iter(self._placement)
 
     def wire(
         self,
@@ -238,24 +205,28 @@ class Machine:
         """
         source = self.line(line)
         plain = missed is None and minimum is None and acknowledged is None
+        device = self._device(source.device)
         with self.lock:
             if isinstance(sink, str):
-                sink = self._wire_to(source, sink, not plain)
-            if plain:
-                source.connect(sink, self.now)
-            else:
-                try:
-                    policy = choose(source, missed, minimum, acknowledged)
-                    self.statistics.ticks[line] = self.coalescing.connect(source, sink, policy, self.now)
-                except PolicyError as error:
-                    raise MachineError(str(error)) from None
-            if isinstance(sink, Wire):
-                sink.input.wires.append(sink)
-                sink.source.wires.append(sink)
-            for device in self.devices.values():
-                device.find_coalescers()
-            for told in self.wired:
-                told()
+                sink = Wire(source, device, self.input(sink), not plain)
+            # Under the lock, so that the new sink misses no edge that native code delivers.
+            with device.held():
+                if plain:
+                    source.connect(sink, self.now)
+                else:
+                    try:
+                        policy = choose(source, missed, minimum, acknowledged)
+                        self.statistics.ticks[line] = self.coalescing.connect(source, sink, policy, self.now)
+                    except PolicyError as error:
+                        raise MachineError(str(error)) from None
+                if isinstance(sink, Wire):
+                    sink.input.wires.append(sink)
+                    device.wires.append(sink)
+                for each in self.devices.values():
+                    each.find_coalescers()
+                for told in self.wired:
+                    told()
+            self.attend(device, self.now)
 
     def line(self, path: str) -> OutputLine:
         """The output line "device.line"."""
@@ -281,9 +252,6 @@ class Machine:
             now = self._arrive()
             if driven.pull(driver, level, now):
                 self.attend(driven.device, now)
-
-    def _wire_to(self, line: OutputLine, path: str, policied: bool) -> Wire:
-        return Wire(line, self._device(line.device), self.input(path), policied)
 
     def _device(self, name: str) -> Device:
         if name not in self.devices:
@@ -319,7 +287,7 @@ class Machine:
         """What a read would return, with nothing changed; host windows show all ones."""
         with self.lock:
             value = 0
-            for piece in self._map.pieces(space, address, _width(width)):
+            for piece in self._placement.pieces(space, address, _width(width)):
                 if piece.window is None:
                     part = (1 << 8 * piece.width) - 1
                 else:
@@ -328,7 +296,7 @@ class Machine:
             return value
 
     def _pieces(self, space: Space, address: int, width: int, direction: Direction) -> tuple[Piece, ...]:
-        pieces = self._map.pieces(space, address, _width(width))
+        pieces = self._placement.pieces(space, address, _width(width))
         if all(piece.window is None for piece in pieces):
             self.statistics.count_unclaimed(space, address, direction)
         return pieces
@@ -507,7 +475,11 @@ class Machine:
         self._check_devices(saved)
         for image in saved.devices:
             self._rehearse(self.devices[image.name], image, saved.now)
-        self._check_bases(saved)
+        bases = {image.name: dict(image.bases) for image in saved.devices}
+        try:
+            self._placement.check(self.devices.values(), bases)
+        except PlacementError as error:
+            raise SnapshotError(f"the snapshot's address map does not fit: {error}") from None
         misfit = self.coalescing.check(saved.lines, saved.now)
         if misfit:
             raise SnapshotError(misfit)
@@ -515,7 +487,7 @@ class Machine:
         self._settled = saved.now
         for image in saved.devices:
             self.devices[image.name].restore(saved.now, image.image)
-        self._apply_bases(saved)
+        self._placement.apply(self.devices.values(), bases)
         self.coalescing.load(saved.lines, saved.now)
         self._restart(saved.now)
 
@@ -536,34 +508,6 @@ class Machine:
             scratch.restore(now, image.image)
         except ImageError as error:
             raise SnapshotError(f"the snapshot's image of {device.name} does not fit: {error}") from error
-
-    def _layout(self, saved: Snapshot) -> list[tuple[Window, int | None]]:
-        bases = {image.name: dict(image.bases) for image in saved.devices}
-        return [
-            (window, bases[device.name][place] if isinstance(place, str) else place)
-            for device in self.devices.values()
-            for window, place in device.placements()
-        ]
-
-    def _check_bases(self, saved: Snapshot) -> None:
-        rehearsal = AddressMap()
-        try:
-            for window in self._host_windows:
-                rehearsal.place(replace(window, base=None), window.base)
-            for window, base in self._layout(saved):
-                rehearsal.place(replace(window, base=None), base)
-        except PlacementError as error:
-            raise SnapshotError(f"the snapshot's address map does not fit: {error}") from None
-
-    def _apply_bases(self, saved: Snapshot) -> None:
-        moves = [(window, base) for window, base in self._layout(saved) if window.base != base]
-        for window, _ in moves:
-            self._map.place(window, None)
-        for window, base in moves:
-            self._map.place(window, base)
-            self._tell_moved(window)
-        for image in saved.devices:
-            self.devices[image.name].bases = dict(image.bases)
 
     def close(self) -> None:
         """Let the Python tier finish what it has open (files)."""
