@@ -17,7 +17,7 @@ from devc.runtime.assemble import assemble
 from devc.runtime.dispatch import Dispatcher
 from devc.runtime.hosts import HostError, Reason, kvm, kvm_abi
 
-from .stub_device import Board
+from .stub_device import DELAY, STUB_PORT, Board
 
 CODE = 0x1000
 SECOND = 10**9
@@ -206,6 +206,18 @@ def test_a_timer_that_is_not_moved_is_armed_once() -> None:
     with booted(board, "1: in $0x40, %al\n jmp 1b") as host:
         host.run(until=host.dispatcher.now() + 5_000_000)
         assert host.cpus[0].block.interrupted <= 3
+
+
+@needs_kvm
+def test_a_deadline_next_to_now_takes_no_signal() -> None:
+    board = Board()
+    text = (
+        f"mov $100, %cx\n mov ${STUB_PORT + DELAY}, %dx\n 1: mov $1500, %eax\n out %eax, %dx\n loop 1b\n hlt"
+    )
+    with booted(board, text) as host:
+        host.run(until=board.dispatcher.now() + SECOND)
+        assert board.io.state.settles == 100
+        assert host.cpus[0].block.interrupted < 50
 
 
 @needs_kvm
