@@ -295,3 +295,46 @@ def test_an_observer_without_anything_to_do_is_not_told(tmp_path: Path, recorded
     board.write("io", 0x43, 1, 0xB6, 10)
     assert bool(board.attended) == recorded
     assert machine.devices["i8254"].instance.attention == 0
+
+
+ASKER = """\
+device asker:
+    input back "the other's output"
+    state count: u8
+    io at 0x310 size 1:
+        reg ask @0 u8 wo "calls the host":
+            write python call
+    line up "the input"
+    drive up = back
+    python "asker.py" call:
+        why "stands for a handler that reaches the machine"
+        reads count
+        writes count
+"""
+ASKER_PYTHON = """\
+class call:
+    def __init__(self, reach=None):
+        self.reach = reach
+    def write(self, view, access):
+        self.reach()
+        view["count"] = view["count"] + 1
+"""
+
+
+def test_a_handler_may_reach_devices_that_are_wired_back_to_its_own(tmp_path: Path) -> None:
+    """It runs under its device's lock, so edges that it sets off wait until it is over."""
+    heard: Edges = []
+    (tmp_path / "inverter.dev").write_text(INVERTER)
+    (tmp_path / "asker.dev").write_text(ASKER)
+    (tmp_path / "asker.py").write_text(ASKER_PYTHON)
+    machine = Machine()
+    machine.add(tmp_path / "inverter.dev")
+    reach = {"reach": lambda: machine.write("io", 0x300, 1, 0)}
+    asker = machine.add(tmp_path / "asker.dev", python={"call": reach})
+    machine.wire("inverter.out", "asker.back")
+    machine.wire("asker.up", native_sink(lambda level, now: heard.append((level, now))))
+    board = NativeBoard(machine)
+    board.write("io", 0x310, 1, 1, 5)
+    assert heard == [(1, 5)]
+    assert (asker.instance.get("count"), asker.instance.get("back")) == (1, 1)
+    assert asker.instance.state[32:36] == bytes(4), "the lock was not given back"
