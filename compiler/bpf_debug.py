@@ -18,6 +18,8 @@ from ..dsl.diagnostics import Source
 from . import ir
 from .metadata import Metadata
 
+INTEGERS = {1: "char", 2: "short", 4: "int", 8: "long long"}
+"""By size: C's own names, so that the types can be dumped as a header that needs no other."""
 LONGEST = 100
 """Characters of an identifier; older kernels refuse type information with a name of 128."""
 
@@ -104,8 +106,7 @@ class Debug:
 
     def integer(self, size: int, signed: bool = False) -> Type:
         kind = "signed" if signed else "unsigned"
-        name = f"{'su'[not signed]}{8 * size}"
-        text = f'!DIBasicType(name: "{name}", size: {8 * size}, encoding: DW_ATE_{kind})'
+        text = f'!DIBasicType(name: "{kind} {INTEGERS[size]}", size: {8 * size}, encoding: DW_ATE_{kind})'
         return Type(self.metadata.node(text), size)
 
     def array(self, element: Type, count: int) -> Type:

@@ -28,6 +28,7 @@ from .ir_samples import ticker
 NAMES = ("i8254", "acpi_pm", "mc146818", "hpet")
 PROGRAMS = ("read", "write", "settle", "deadline", "batch")
 CODE = ("syscall", ".text")
+CC = next((name for name in ("gcc", "cc", "clang") if shutil.which(name)), None)
 GLOBAL = 1
 """A function's or variable's linkage in BTF."""
 
@@ -268,6 +269,25 @@ def test_libbpf_loads_every_program_and_shows_the_state_by_its_names(tmp_path: P
         assert (state["wide"], state["enable_tmr"], state["lock"]) == (0, 0, 0)
     finally:
         shutil.rmtree(pins, ignore_errors=True)
+
+
+@needs_bpf
+@pytest.mark.skipif(shutil.which("bpftool") is None, reason="bpftool is not installed")
+@pytest.mark.skipif(CC is None, reason="no C compiler is installed")
+def test_the_manuals_c_program_reads_a_device_in_the_kernel(tmp_path: Path) -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "bpf-object.md").read_text()
+    program, answer = re.findall(r"```(?:c|text)\n((?:#include|status).*?)```", manual, re.DOTALL)
+    probe = [CC, "-x", "c", "-fsyntax-only", "-include", "bpf/bpf.h", "/dev/null"]
+    if subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("libbpf's headers are not installed")
+    image = tmp_path / "hpet.bpf.o"
+    image.write_bytes(device("hpet").bpf())
+    (tmp_path / "main.c").write_text(program)
+    (tmp_path / "hpet.h").write_text(_bpftool("btf", "dump", "file", str(image), "format", "c"))
+    (tmp_path / "hpet.skel.h").write_text(_bpftool("gen", "skeleton", str(image)))
+    subprocess.run([CC, "main.c", "-lbpf", "-o", "main"], cwd=tmp_path, check=True, timeout=60)
+    ran = subprocess.run([tmp_path / "main"], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.returncode) == (answer, 0), ran.stderr
 
 
 def _bpftool(*arguments: str) -> str:
