@@ -25,7 +25,6 @@ entry:
   %looked.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.looked
   %until.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.until
   %armed.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.armed
-  %timer_lock.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.timer
   %ring.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.ring
   %error.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.error
   %pending.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.pending
@@ -33,7 +32,6 @@ entry:
   %interrupted.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.interrupted
   %moved.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.moved
   %deadline.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.deadline
-  %mode.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock, i32 $ClockBlock.mode
   %access.now.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.now
   %access.done.p = getelementptr %Access, ptr %vcpu, i32 0, i32 $Access.done
   %left.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.left
@@ -69,51 +67,13 @@ prepare:
   %still = icmp eq i32 %moved, 0
   br i1 %still, label %go, label %reckon, !prof !1000
 
-; To find the earliest deadline and to arm the timer for it is one step: else what
-; another vCPU found before might be armed after it.
 reckon:
-  call void @take(ptr %timer_lock.p)
-  %earliest = call i64 @devc_earliest(ptr %bus)
-  %until = load i64, ptr %until.p
-  %target = call i64 @llvm.umin.i64(i64 %earliest, i64 %until)
-  %now = call i64 @devc_now(ptr %bus)
-  ; %until is the first vCPU's affair.
-  %own_target = select i1 %is_first, i64 %target, i64 %earliest
-  %mode = load i32, ptr %mode.p
-  %is_running = icmp eq i32 %mode, $CLOCK_RUNNING
-  ; So near that the guest would hardly be entered before the timer's signal threw it
-  ; out again, which takes many times as long: it is waited for.
-  %near = select i1 %is_running, i64 $NEAR, i64 0
-  %soon = add i64 %now, %near
-  %due = icmp ule i64 %own_target, %soon
-  ; Not twice without the guest having run: it must get on, however short its timers.
-  %settled = load i32, ptr %settled.p
-  %has_run = icmp eq i32 %settled, 0
-  %settle_now = and i1 %due, %has_run
-  br i1 %settle_now, label %leave_timer, label %maybe_arm
-
-maybe_arm:
-  %arm_for = select i1 %is_running, i64 %target, i64 $NEVER
-  call void @arm(ptr %vcpu, ptr %vm, ptr %bus, i64 %arm_for, i64 %now)
-  call void @release(ptr %timer_lock.p)
-  br label %go
-
-leave_timer:
-  call void @release(ptr %timer_lock.p)
-  br label %await
-
-await:
-  %awaited = phi i64 [ %now, %leave_timer ], [ %later, %not_yet ]
-  %has_come = icmp ule i64 %own_target, %awaited
-  br i1 %has_come, label %begin_settle, label %not_yet
-
-not_yet:
-  call void @pause()
-  %later = call i64 @devc_now(ptr %bus)
-  br label %await
+  %settle_at = call i64 @reckon(ptr %vcpu, ptr %vm, ptr %bus, i1 %is_first)
+  %settle_now = icmp ne i64 %settle_at, $NEVER
+  br i1 %settle_now, label %begin_settle, label %go
 
 begin_settle:
-  store i64 %awaited, ptr %access.now.p
+  store i64 %settle_at, ptr %access.now.p
   store i32 0, ptr %access.done.p
   store i32 $PHASE_SETTLE, ptr %phase.p
   br label %settle

@@ -19,7 +19,7 @@ from ..native_module import compile_text, expand, read_text
 from . import kvm_abi as abi
 from .kvm_system import WAKE, install_wake_handler
 
-TEXTS = ("kvm_system.ll", "kvm_lines.ll", "kvm_accesses.ll", "kvm.ll")
+TEXTS = ("kvm_system.ll", "kvm_timer.ll", "kvm_lines.ll", "kvm_accesses.ll", "kvm.ll")
 SYMBOLS = ("devc_kvm_loop", "devc_kvm_wake", "devc_kvm_line", "devc_kvm_message", "devc_kvm_intr")
 
 

@@ -1,4 +1,4 @@
-; System calls, the machine's timer and signals (x86-64 Linux).
+; System calls and signals (x86-64 Linux).
 ;
 ; System calls are inlined: libc's wrappers cost more than a light handler.
 
@@ -28,67 +28,7 @@ define internal i64 @vm_ioctl(ptr %vm, i64 %request, i64 %argument) alwaysinline
   ret i64 %result
 }
 
-; --- the timer ---
-
-; Arm the machine's timer for virtual instant %target (or NEVER), or %grace after
-; %now if this vCPU has dealt with deadlines and not run since. Under the timer's
-; lock. The timer's signal goes to the first vCPU, whoever arms it.
-define internal void @arm(ptr %vcpu, ptr %vm, ptr %bus, i64 %target, i64 %now) {
-  %setting = alloca [4 x i64] ; struct itimerspec: no interval, then the instant
-  %settled.p = getelementptr %Vcpu, ptr %vcpu, i32 0, i32 $Vcpu.settled
-  %settled = load i32, ptr %settled.p
-  %has_run = icmp eq i32 %settled, 0
-  %grace.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.grace
-  %grace = load i64, ptr %grace.p
-  %grace.end = add i64 %now, %grace
-  %not_before = select i1 %has_run, i64 0, i64 %grace.end
-  %when = call i64 @llvm.umax.i64(i64 %target, i64 %not_before)
-  %armed.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.armed
-  %armed = load atomic i64, ptr %armed.p monotonic, align 8
-  %same = icmp eq i64 %when, %armed
-  br i1 %same, label %done, label %change
-
-; The timer also fires now and then without a deadline: signals for Python are
-; blocked while the guest runs, and looked for then.
-change:
-  store atomic i64 %when, ptr %armed.p monotonic, align 8
-  store [4 x i64] zeroinitializer, ptr %setting
-  %never = icmp eq i64 %when, $NEVER
-  br i1 %never, label %breathe, label %reckon
-
-breathe:
-  %breath.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 3
-  store i64 $BREATH, ptr %breath.p
-  br label %set
-
-; The host's clock is virtual time less the base.
-reckon:
-  %base.p = getelementptr %Bus, ptr %bus, i32 0, i32 $Bus.clock, i32 $ClockBlock.base
-  %base = load i64, ptr %base.p
-  %host.now = sub i64 %now, %base
-  %ahead = sub i64 %when, %now
-  %clipped = call i64 @llvm.umin.i64(i64 %ahead, i64 $BREATH)
-  %host = add i64 %host.now, %clipped
-  %seconds = udiv i64 %host, 1000000000
-  %nanos = urem i64 %host, 1000000000
-  %seconds.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 2
-  store i64 %seconds, ptr %seconds.p
-  %nanos.p = getelementptr [4 x i64], ptr %setting, i32 0, i32 3
-  store i64 %nanos, ptr %nanos.p
-  br label %set
-
-set:
-  %flags = phi i64 [ 0, %breathe ], [ 1, %reckon ] ; TIMER_ABSTIME
-  %timer.p = getelementptr %Vm, ptr %vm, i32 0, i32 $Vm.timer
-  %timer = load i32, ptr %timer.p
-  %timer.wide = zext i32 %timer to i64
-  %setting.at = ptrtoint ptr %setting to i64
-  %status = call i64 @syscall(i64 223, i64 %timer.wide, i64 %flags, i64 %setting.at, i64 0) ; timer_settime
-  br label %done
-
-done:
-  ret void
-}
+; --- signals ---
 
 ; The wake signal's handler. The timer's value is where `immediate_exit` is: set
 ; at any moment, it ends the KVM_RUN that comes next, so no signal is lost between
@@ -194,5 +134,3 @@ define internal void @add_to(ptr %total, i64 %more) alwaysinline {
   store i64 %sum, ptr %total
   ret void
 }
-
-declare i64 @llvm.umax.i64(i64, i64)
