@@ -12,16 +12,7 @@ from devc.runtime.assemble import assemble
 from devc.runtime.hosts import HostError, Reason, kvm
 from devc.runtime.hosts.start import RESET, Start
 
-from .kvm_guests import (
-    CODE,
-    MIB,
-    RESULTS,
-    SECOND,
-    Made,
-    run,
-    start,
-    vmms,
-)
+from .kvm_guests import CODE, DONE, MIB, RESULTS, SECOND, Made, run, start, start_two, vmms
 
 pytestmark = pytest.mark.skipif(kvm.available() is not None, reason=str(kvm.available()))
 
@@ -119,6 +110,33 @@ SIGNATURE = f"""
     movl %ebx, {RESULTS + 8}
     outb %al, $0xf4
     hlt"""
+
+
+NUMBERS = """
+    movl $1, %eax
+    cpuid
+    shrl $24, %ebx
+    movb %bl, {at}
+    movl $0xb, %eax
+    xorl %ecx, %ecx
+    cpuid
+    movb %dl, {at} + 1
+    movl $0xb, %eax
+    movl $1, %ecx
+    cpuid
+    movb %bl, {at} + 2
+    lock incb {done}
+"""
+
+
+def test_each_vcpu_finds_its_number_and_how_many_there_are(make: Made) -> None:
+    vmm = make(memory=MIB, irqchip="kernel", vcpus=2)
+    first = (
+        NUMBERS.format(at=COUNTS, done=DONE) + f"1: cmpb $2, {DONE}\n jne 1b\n outb %al, $0xf4\n cli\n hlt"
+    )
+    start_two(vmm, first, NUMBERS.format(at=COUNTS + 4, done=DONE) + "cli\n hlt")
+    run(vmm)
+    assert vmm.host.read(COUNTS, 7) == bytes([0, 0, 2, 0, 1, 1, 2])
 
 
 @pytest.mark.parametrize("hidden", [False, True])

@@ -9,6 +9,7 @@ from . import kvm_abi as abi
 from .kvm_system import ioctl
 
 _VERSION, _CACHES, _TOPOLOGY, _TOPOLOGY_2 = 0x1, 0x4, 0xB, 0x1F
+_AMD_SIZES, _AMD_TOPOLOGY = 0x8000_0008, 0x8000_001E
 _HYPERVISORS = range(0x4000_0000, 0x4001_0000)
 _HYPERVISOR_BIT, _X2APIC_BIT, _DEADLINE_BIT = 1 << 31, 1 << 21, 1 << 24  # leaf 1, ECX
 _APIC_BIT, _HTT_BIT = 1 << 9, 1 << 28  # leaf 1, EDX
@@ -31,6 +32,7 @@ def for_vcpu(
     `hide_kvm`: no hypervisor shows, as guests have it that trust its clock only then.
     """
     width = (vcpus - 1).bit_length()
+    is_amd = any(offer.function == _AMD_TOPOLOGY for offer in offered)
     entries = []
     for offer in offered:
         entry = abi.CpuidEntry.from_buffer_copy(offer)
@@ -47,6 +49,11 @@ def for_vcpu(
         elif entry.function == _CACHES:
             # Bits 31..26: cores of the package, less one (SDM vol. 2, CPUID).
             entry.eax = entry.eax & 0x3FFF | ((1 << width) - 1) << 26 if entry.eax & 0x1F else entry.eax
+        elif entry.function == _AMD_SIZES and is_amd:
+            # ECX: cores less one, and the id's bits that tell them apart (AMD APM vol. 3, E.4.7).
+            entry.ecx = vcpus - 1 | width << 12
+        elif entry.function == _AMD_TOPOLOGY:
+            entry.eax, entry.ebx, entry.ecx = number, number, 0
         entries.append(entry)
     if any(offer.function == _TOPOLOGY for offer in offered):
         entries += [
