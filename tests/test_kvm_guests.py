@@ -12,7 +12,7 @@ from devc.runtime.assemble import assemble
 from devc.runtime.hosts import HostError, Reason, kvm
 from devc.runtime.hosts.start import RESET, Start
 
-from .kvm_guests import CODE, DONE, MIB, RESULTS, SECOND, Made, run, start, start_two, vmms
+from .kvm_guests import CODE, COUNTS, DONE, MIB, RESULTS, SECOND, Made, run, start, start_two, vmms
 
 pytestmark = pytest.mark.skipif(kvm.available() is not None, reason=str(kvm.available()))
 
