@@ -237,7 +237,7 @@ done:
 
 ; Deliver for device %first, which this thread has claimed, and for those that its edges
 ; lead to: deliveries never nest. At most PROPAGATION rounds, then the claims are given
-; up, and what is left waits for the device's next edge.
+; up, and what is left waits for the next access to the device.
 define internal void @deliver_all(ptr %bus, i32 %first, i64 %now) noinline {
 entry:
   %queue = alloca %Queue
@@ -286,9 +286,15 @@ requeue:
   call void @append(ptr %bus, ptr %queue, i32 %number, i64 %instant)
   br label %round
 
+; What is left if it was cut waits for the next access.
 unclaim:
   %claimed.p = getelementptr %LineTable, ptr %table, i32 0, i32 $LineTable.claimed
   store i32 0, ptr %claimed.p
+  %attention.p = getelementptr %StateHeader, ptr %state, i32 0, i32 $StateHeader.attention
+  %attention = load i32, ptr %attention.p
+  %left = select i1 %native, i32 $ATTENTION_LINES, i32 0
+  %attention.left = or i32 %attention, %left
+  store i32 %attention.left, ptr %attention.p
   call void @let_go(ptr %state)
   br label %round
 
