@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from devc.compiler.driver import load
+from devc.compiler.ir import LOCK_AT, UNLOCKED_AT
 from devc.runtime import vmm
 from devc.runtime.dispatch import Dispatcher
 from devc.runtime.instance import Instance
@@ -71,3 +72,8 @@ class Way:
 
 
 WAYS = ("loop", "native", "reference")
+
+
+def own(state: bytes) -> bytes:
+    """A state without what belongs to its callers: the lock, and how often it was taken."""
+    return state[:LOCK_AT] + state[UNLOCKED_AT:]
