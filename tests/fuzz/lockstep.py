@@ -219,7 +219,7 @@ class Lockstep:
     def _polled(self, space: Any, address: int, width: int) -> bool:
         """Whether a read that leaves a window falls into bytes of which one may change the next:
         the machine peeks at each by itself, and an 8259 polled at one port is not at the other."""
-        windows = [piece.window for piece in self.native.machine._map.pieces(space, address, width % 9)]
+        windows = [piece.window for piece in self.native.machine._placement.pieces(space, address, width % 9)]
         found = [w for w in windows if w is not None and w.label in ("i8259.first", "i8259.second")]
         return len(found) > len(set(found))
 
