@@ -91,7 +91,6 @@ def test_what_stays_in_user_space_is_listed_by_name() -> None:
 UNSAFE = {
     # A slot whose index is not masked: the object, the program, and what the line says.
     "i8254": (["channel.load.due"], "i8254_settle", "on load:"),
-    "mc146818": (["low", "middle", "high", "upper"], "mc146818_read", "bank extended size 128:"),
     "hpet": (["timer.config.narrow"], "hpet_read", "reg config"),
 }
 
@@ -135,25 +134,23 @@ def test_the_table_has_a_row_a_program() -> None:
     assert re.search(r"x_write +refused", text)
 
 
+BAD = {
+    "none.dev": (None, "there is no device file|cannot read the file"),
+    "none.o": (None, "No such file"),
+    "bad.o": (b"\x7fELF nonsense", "no well-formed ELF object"),
+    "bad.dev": (b"device 7", r"error\[E002\]"),
+}
+
+
 @needs_bpf
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("none.dev", None, "none.dev"),
-        ("none.o", None, "No such file"),
-        ("bad.o", b"\x7fELF nonsense", "no well-formed ELF object"),
-        ("bad.dev", b"device 7", "error[E002]"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_an_error_and_the_rest_is_verified(
-    name: str, content: bytes | None, says: str, tmp_path: Path
-) -> None:
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    done = devc("verify", path, "acpi_pm")
+def test_files_that_cannot_be_used_are_errors_and_the_rest_is_verified(tmp_path: Path) -> None:
+    for name, (content, _) in BAD.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    done = devc("verify", *(tmp_path / name for name in BAD), "acpi_pm")
     assert done.returncode == FAILED
-    assert says in done.stderr
+    for _, says in BAD.values():
+        assert re.search(says, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     assert "acpi_pm_read" in done.stdout
 

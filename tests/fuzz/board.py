@@ -16,7 +16,7 @@ from pathlib import Path
 
 from devc.compiler import ir
 from devc.compiler.bpf_compile import object_code
-from devc.compiler.driver import DEVICES, load
+from devc.compiler.driver import DEVICES, DeviceType, load
 from devc.compiler.jit import NativeCode, compile_module
 from devc.runtime.clock import SteppedClock
 from devc.runtime.instance import Instance, NativeInstance, ReferenceInstance
@@ -122,11 +122,14 @@ class Kind:
     module: ir.Module
     native_module: ir.Module
     path: Path
+    whole: DeviceType | None = None
+    """What it is without changes, if it has none."""
 
     @classmethod
     def shipped(cls, name: str) -> Kind:
-        module = load(name).reference_module()
-        return cls(module, module, DEVICES / f"{name}.dev")
+        whole = load(name)
+        module = whole.reference_module()
+        return cls(module, module, DEVICES / f"{name}.dev", whole)
 
     @cached_property
     def code(self) -> NativeCode:
@@ -135,7 +138,7 @@ class Kind:
     @cached_property
     def image(self) -> bytes:
         """The eBPF object."""
-        return object_code(self.native_module, None)
+        return self.whole.bpf() if self.whole else object_code(self.native_module, None)
 
     @cached_property
     def probe(self) -> ProbedReference:

@@ -78,7 +78,7 @@ def mediated(name: str, mixin: type[Any]) -> Kind:
         "native": type("Native", (mixin, NativeInstance), {}),
         "reference": type("ByReference", (mixin, ReferenceInstance), {}),
     }
-    return Mediated(kind.module, kind.module, kind.path, classes)
+    return Mediated(kind.module, kind.module, kind.path, classes=classes)
 
 
 class PeekThatReads:
