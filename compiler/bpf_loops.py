@@ -11,6 +11,7 @@ behind it, stays where it is.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from . import ir
@@ -47,9 +48,18 @@ class _Function:
 
     def block(self, block: ir.Block, inside: bool) -> ir.Block:
         """The block; `inside`: of a loop."""
-        return tuple(self._statement(stmt, inside) for stmt in block)
+        made: list[ir.Stmt] = []
+        fixed: dict[str, ir.Const] = {}
+        for stmt in block:
+            made.append(self._statement(stmt, inside, fixed))
+            for each in walk((stmt,)):
+                if isinstance(each, ir.Let):
+                    fixed.pop(each.name, None)
+            if isinstance(stmt, ir.Let) and isinstance(stmt.value, ir.Const):
+                fixed[stmt.name] = stmt.value
+        return tuple(made)
 
-    def _statement(self, stmt: ir.Stmt, inside: bool) -> ir.Stmt:
+    def _statement(self, stmt: ir.Stmt, inside: bool, fixed: Mapping[str, ir.Const]) -> ir.Stmt:
         match stmt:
             case ir.If(test, then, orelse):
                 return ir.If(test, self.block(then, inside), self.block(orelse, inside))
@@ -58,24 +68,33 @@ class _Function:
                 return ir.Switch(value, arms, self.block(default, inside))
             case ir.Repeat(times, body):
                 loop = ir.Repeat(times, self.block(body, True))
-                return self._moved(stmt, loop) if inside else loop
+                return self._moved(stmt, loop, fixed) if inside else loop
         return stmt
 
-    def _moved(self, found: ir.Repeat, loop: ir.Repeat) -> ir.Stmt:
-        """A call of the loop's own function; the loop itself if it must stay. `found`: as it was before
-        its own inner loops moved."""
+    def _moved(self, found: ir.Repeat, loop: ir.Repeat, fixed: Mapping[str, ir.Const]) -> ir.Stmt:
+        """A call of the loop's own function; the loop itself if it must stay.
+
+        `found`: as it was before its own inner loops moved. `fixed`: what is known of
+        locals before it. A loop that counts from a constant is one whose every index
+        the verifier knows.
+        """
         if any(isinstance(stmt, ir.Return) for stmt in walk(loop.body)):
             return loop
-        given = sorted(_needed(loop.body, frozenset())[0])
         changed = {stmt.name for stmt in walk(found.body) if isinstance(stmt, ir.Let)}
         used = sorted(changed & set(self.reads - _reads(found.body)))
-        if len(given) > MOST_PARAMETERS or len(used) > 1:
+        if len(used) > 1:
+            return loop
+        result = self.types[used[0]] if used else None
+        end: ir.Block = (ir.Return(ir.Var(used[0], result)),) if result is not None else ()
+        needed = sorted(_needed((loop, *end), frozenset())[0])
+        given = [name for name in needed if name not in fixed]
+        if len(given) > MOST_PARAMETERS:
             return loop
         name = f"{self.function.name}.loop{len(self.made)}"
         params = tuple((f"{each}.given", self.types[each]) for each in given)
-        taken = [ir.Let(each, ir.Var(f"{each}.given", self.types[each])) for each in given]
-        result = self.types[used[0]] if used else None
-        end: ir.Block = (ir.Return(ir.Var(used[0], result)),) if result is not None else ()
+        taken = [
+            ir.Let(each, fixed.get(each) or ir.Var(f"{each}.given", self.types[each])) for each in needed
+        ]
         self.made.append(
             ir.Function(name, params, result, (*taken, loop, *end), line=self.function.line, rare=True)
         )

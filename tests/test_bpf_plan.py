@@ -80,12 +80,17 @@ ADD = ir.Store("x", (AT,), ir.Binary("addw", loaded(SLOT, AT), LIMIT, ir.U64))
 START = (ir.Let("limit", ir.Now()), ir.Let("i", ir.Const(0)))
 
 
-def moved(*inner: ir.Stmt, behind: ir.Block = ()) -> list[str]:
-    """The functions of a module whose `settle` runs a loop in a loop, after inner loops moved out."""
+def work(*inner: ir.Stmt, behind: ir.Block = ()) -> ir.Module:
+    """A module whose function `work` runs a loop in a loop."""
     body = (ir.Repeat(3, (*START, ir.Repeat(4, (*inner, STEP)), *behind)),)
     module = bare(ir.Function("work", (), None, body), slots=(SLOT,))
     verify(module)
-    made = bpf_loops.apart(module)
+    return module
+
+
+def moved(*inner: ir.Stmt, behind: ir.Block = ()) -> list[str]:
+    """The functions that `work` has become, after inner loops moved out."""
+    made = bpf_loops.apart(work(*inner, behind=behind))
     verify(made)
     return [f.name for f in made.functions if f.name.startswith("work")]
 
@@ -96,6 +101,22 @@ def test_an_inner_loop_takes_what_it_reads_along() -> None:
 
 def test_a_value_that_is_used_behind_the_loop_comes_back() -> None:
     assert moved(ADD, behind=(ir.Store("x", (AT,), ir.Const(1)),)) == ["work.loop0", "work"]
+
+
+def test_a_value_that_the_loop_may_leave_alone_is_given_to_it() -> None:
+    """Else what came back would be none."""
+    inner = ir.If(ir.Binary("eq", AT, ir.Const(9), ir.BOOL), (ir.Let("limit", ir.Now()),))
+    module = work(inner, behind=(ir.Store("x", (ir.Const(0),), LIMIT),))
+    loop = next(f for f in bpf_loops.apart(module).functions if f.name == "work.loop0")
+    assert [name for name, _ in loop.params] == ["limit.given"]
+    assert loop.result == ir.U64
+
+
+def test_a_loop_counts_from_its_constant_by_itself() -> None:
+    """So the verifier knows every index; of an argument it would know nothing."""
+    loop = next(f for f in bpf_loops.apart(work(ADD)).functions if f.name == "work.loop0")
+    assert [name for name, _ in loop.params] == ["limit.given"]
+    assert ir.Let("i", ir.Const(0)) in loop.body
 
 
 def test_a_loop_that_changes_two_values_used_behind_it_stays() -> None:
@@ -189,6 +210,59 @@ def without_the_lock(node: Any) -> Any:
 def random_module(seed: int) -> ir.Module:
     module = ir_random.make(seed)
     return dataclasses.replace(module, functions=without_the_lock(module.functions))
+
+
+CELLS = '''block Cell(n: u6, osc: clock, irq: line):
+    state on: bool
+    state target: u32
+    state seen: bool[4]
+
+    counter t: u32 at osc while on
+
+    reg value u32:
+        read: return t
+        write v:
+            target = v
+            on = v != 0
+    reg events u32:
+        read: return seen[3] ++ seen[2] ++ seen[1] ++ seen[0]
+
+    on t reaches target: seen[0] = true
+    on t[4] toggles: seen[1] = true
+    on t[7] toggles: seen[2] = true
+    on t[9] toggles: seen[3] = true
+    drive irq[n[4:0]] = on and seen[1]
+
+device cells(base: port = 0x1000):
+    """As many blocks as there may be, with four events each."""
+
+    clock osc = 1_000_000 Hz
+    line irq[n: 32]
+
+    cell[n: 64]: Cell(n = n, osc = osc, irq = irq)
+
+    io at base size 0x200, gaps zeros:
+        cell[n].value  @0x000 + 8 * n
+        cell[n].events @0x004 + 8 * n
+'''
+
+
+@needs_bpf
+def test_the_largest_array_of_blocks_passes_the_verifier() -> None:
+    device = DeviceType(Path("cells.dev"), Source("cells.dev", CELLS), None)
+    kernel = KernelInstance(device.native(), device.module, device.bpf(), 0)
+    native = NativeInstance(device.native(), device.module, 0)
+    try:
+        assert all(program.info.verified_insns < 300_000 for program in kernel.programs.values())
+        for now, cell in ((1_000, 63), (2_000, 0), (600_000, 63), (2_000_000, 17)):
+            for each in (kernel, native):
+                each.write("io", now, 8 * cell, 4, 20 + cell)
+            assert kernel.read("io", now + 500_000, 8 * cell, 8) == native.read(
+                "io", now + 500_000, 8 * cell, 8
+            )
+            assert kernel.next(now + 500_000) == native.next(now + 500_000)
+    finally:
+        kernel.close()
 
 
 PRODUCTS = '''device products(base: port = 0x1000):
