@@ -55,24 +55,32 @@ DEFAULTS: Mapping[Kind, Defaults] = {
 
 def complete(description: Description) -> Description:
     """With everything chosen that was left open. Raises GuestError."""
-    if None not in (description.memory, description.irqchip, description.devices):
-        return description
     if description.firmware is not None and description.guest is not None:
         raise GuestError("give either a guest or a firmware: a firmware loads its guest from the disk")
-    kind: Kind = "firmware"
-    if description.firmware is None:
-        if description.guest is None:
-            raise GuestError("there is no guest: give a file, or a firmware")
-        kind = kind_of(description.guest)
-    defaults = DEFAULTS[kind]
-    irqchip = description.irqchip or defaults.irqchip
-    devices = description.devices
-    if devices is None:
-        controllers = CONTROLLERS if irqchip == "split" else ()
-        devices = (*(DeviceChoice(name) for name in defaults.devices), *controllers)
-    return replace(
-        description, memory=description.memory or defaults.memory, irqchip=irqchip, devices=devices
-    )
+    memory, irqchip, devices = description.memory, description.irqchip, description.devices
+    if memory is None or irqchip is None or devices is None:
+        defaults = DEFAULTS[_kind(description)]
+        memory, irqchip = memory or defaults.memory, irqchip or defaults.irqchip
+        if devices is None:
+            controllers = CONTROLLERS if irqchip == "split" else ()
+            devices = (*(DeviceChoice(name) for name in defaults.devices), *controllers)
+    dated = tuple(_dated(choice) for choice in devices)
+    return replace(description, memory=memory, irqchip=irqchip, devices=dated)
+
+
+def _kind(description: Description) -> Kind:
+    if description.firmware is not None:
+        return "firmware"
+    if description.guest is None:
+        raise GuestError("there is no guest: give a file, or a firmware")
+    return kind_of(description.guest)
+
+
+def _dated(choice: DeviceChoice) -> DeviceChoice:
+    """A clock begins at the host's time, as UTC; a saved guest's at what that was."""
+    if choice.type != RTC or "date" in choice.params:
+        return choice
+    return replace(choice, params={**choice.params, "date": int(time.time())})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +163,5 @@ def _add_devices(
     python: Mapping[str, Mapping[str, Mapping[str, object]]],
 ) -> None:
     for choice in devices:
-        params = dict(choice.params)
-        if choice.type == RTC:
-            params.setdefault("date", int(time.time()))  # the host's, as UTC
         options = python.get(Path(choice.type).stem)
-        machine.add(choice.type, choice.name, python=options, **params)
+        machine.add(choice.type, choice.name, python=options, **choice.params)

@@ -12,7 +12,7 @@ import pytest
 from devc.runtime import pausing, saved_guest
 from devc.runtime.boot import boot
 from devc.runtime.hosts import kvm
-from devc.runtime.machine_file import Description
+from devc.runtime.machine_file import Description, DeviceChoice
 from devc.runtime.saved_guest import SavedGuest, SavedGuestError
 
 pytestmark = pytest.mark.skipif(kvm.available() is not None, reason=str(kvm.available()))
@@ -127,6 +127,19 @@ def saved(guest: Path) -> SavedGuest:
         path = guest.with_name("saved")
         saved_guest.write(path, pausing.taken(booted))
     return saved_guest.read(path)
+
+
+def test_a_pc_of_two_vcpus_goes_on_at_its_own_date(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = tuple(DeviceChoice(name) for name in ("i8254", "acpi_pm", "hpet", "mc146818"))
+    with boot(Description(guest=guest, irqchip="kernel", vcpus=2, devices=timers)) as booted:
+        booted.run(0.1)
+        saved = pausing.taken(booted)
+        elsewhere = replace(saved, memory={at: bytes(data) for at, data in saved.memory.items()})
+    a_day_later = time.time() + 86_400
+    monkeypatch.setattr(time, "time", lambda: a_day_later)
+    with pausing.resumed(elsewhere) as booted:
+        ending = booted.run(30)
+        assert (ending.request, ending.value) == ("exit", 0)
 
 
 def refused(saved: SavedGuest, why: str) -> None:
