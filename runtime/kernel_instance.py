@@ -207,8 +207,9 @@ class KernelInstance(NativeInstance):
 
 def _check_fit(source: BpfObject, module: ir.Module) -> None:
     """ObjectError unless the object is this module's, by what its variable `about` says."""
-    about = source.data.get(".rodata", b"")
-    told = _ABOUT.unpack_from(about) if len(about) >= _ABOUT.size else ()
+    at, size = source.variables(".rodata").get("about", (0, 0))
+    about = source.data.get(".rodata", b"")[at : at + size]
+    told = _ABOUT.unpack(about) if len(about) == _ABOUT.size else ()
     if told[:3] != (FORMAT, module.size, layout_hash(module)):
         raise ObjectError(f"{source.name} was not made of this {module.name}; compile it anew")
     wanted = [*(f"{module.name}_{name}" for name in PROGRAMS.values()), f"{module.name}_batch"]
