@@ -227,8 +227,8 @@ class KvmHost(KvmInterrupts):
             if leave is not Leave.STOPPED:
                 self._others_ended.append(self._exit(cpu, leave))
         except BaseException as error:
-            self._complete(cpu, error)
             self._others_ended.append(error)
+            self._complete(cpu, error)
 
     def stop(self) -> None:
         self._crew.stop(*self.cpus)
