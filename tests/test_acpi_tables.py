@@ -167,7 +167,8 @@ def linked(files: dict[str, bytes], places: dict[str, int]) -> dict[str, bytearr
         file = names[:56].rstrip(b"\0").decode()
         if command == 1:
             alignment, zone = struct.unpack_from("<IB", names, 56)
-            assert (places[file] % alignment, zone in (1, 2)) == (0, True)
+            # The root pointer is looked for below 1 MiB only: zone 2.
+            assert (places[file] % alignment, zone) == (0, 2 if file == acpi_loader.RSDP else 1)
             memory[file] = bytearray(files[file])
         elif command == 2:
             source = names[56:112].rstrip(b"\0").decode()
