@@ -108,11 +108,18 @@ def _registers(sample: Sample, before: Sample | None, seconds: float) -> Table:
         rate = (total - earlier.get((c.device, c.register, c.access), 0)) / seconds
         rows.append((rate, total, c))
     rows.sort(key=lambda row: row[:2], reverse=True)
-    table = _table("register", "access", "a second", "light", "heavy", "posted")
+    table = _table("register", "access", "a second", "light", "ns", "heavy", "ns", "posted")
     for rate, _, c in rows[:MOST_ROWS]:
         name = c.register if c.device == "host" else f"{c.device}.{c.register}"
-        table.add_row(name, c.access, f"{rate:,.0f}", f"{c.light:,}", f"{c.heavy:,}", f"{c.posted:,}")
+        light, heavy = _mean(c.light_ns, c.light + c.posted), _mean(c.heavy_ns, c.heavy)
+        table.add_row(
+            name, c.access, f"{rate:,.0f}", f"{c.light:,}", light, f"{c.heavy:,}", heavy, f"{c.posted:,}"
+        )
     return table
+
+
+def _mean(ns: int, count: int) -> str:
+    return f"{ns / count:,.0f}" if ns and count else "-"
 
 
 def _deadlines(sample: Sample) -> Table:

@@ -93,26 +93,40 @@ class ClockBlock(ctypes.Structure):
 
 
 class Counters(ctypes.Structure):
-    """Exits at one byte offset of a region: served natively, and by Python."""
+    """Exits at one byte offset of a region: served natively, and by Python; and how many ns
+    those took that were timed (`Bus.timed`). One cache line."""
 
     _fields_ = [
         ("light_reads", c_uint64),
         ("light_writes", c_uint64),
         ("heavy_reads", c_uint64),
         ("heavy_writes", c_uint64),
+        ("light_read_ns", c_uint64),
+        ("light_write_ns", c_uint64),
+        ("heavy_read_ns", c_uint64),
+        ("heavy_write_ns", c_uint64),
     ]
     light_reads: int
     light_writes: int
     heavy_reads: int
     heavy_writes: int
+    light_read_ns: int
+    light_write_ns: int
+    heavy_read_ns: int
+    heavy_write_ns: int
+
+    def of(self, write: bool) -> tuple[int, int, int, int]:
+        """Light and heavy exits of one direction, and their ns."""
+        if write:
+            return self.light_writes, self.heavy_writes, self.light_write_ns, self.heavy_write_ns
+        return self.light_reads, self.heavy_reads, self.light_read_ns, self.heavy_read_ns
 
 
 class RegionEntry(ctypes.Structure):
     """A claimed window of an address space.
 
-    `counters` has each lane's `counted` rows, the next lane's behind an even number of
-    them. `quiet`: the region's `QuietRegion`, or 0. A light access needs no more than the
-    first 64 bytes.
+    `counters` has each lane's `counted` rows, one lane after the other. `quiet`: the
+    region's `QuietRegion`, or 0. A light access needs no more than the first 64 bytes.
     """
 
     _fields_ = [
@@ -321,7 +335,8 @@ class Bus(ctypes.Structure):
     `moved` is not 0 when it must be found anew. `scan` is the lock of a scan, and
     `timer` one for the host that arms a timer for its result. `wanting` is not 0 if
     some device's header has attention that nobody has been told of. `cut` counts
-    the times that wires triggered each other for too long.
+    the times that wires triggered each other for too long. While `timed` is not 0,
+    accesses are timed.
     """
 
     _fields_ = [
@@ -336,7 +351,7 @@ class Bus(ctypes.Structure):
         ("device_count", c_uint32),
         ("moved", c_uint32),
         ("wanting", c_uint32),
-        ("pad", c_uint32),
+        ("timed", c_uint32),
         ("cut", c_uint64),
         ("scan", c_uint32),
         ("timer", c_uint32),
@@ -352,7 +367,8 @@ class Access(ctypes.Structure):
     access is concerned, `entry` is its region's handle (0: a deadline), and
     `offset` and `piece` are the place in the region and the width in bytes.
     `lane` says where accesses are counted: each thread has its own record and lane,
-    0 being Python's.
+    0 being Python's. `began`: the host's ns at which it began if it is timed, else 0;
+    `bus` is for what sums that up.
     """
 
     _fields_ = [
@@ -374,6 +390,8 @@ class Access(ctypes.Structure):
         ("leave", c_uint32),
         ("lane", c_uint32),
         ("pad", c_uint32),
+        ("began", c_uint64),
+        ("bus", c_uint64),
     ]
     now: int
     address: int

@@ -54,11 +54,13 @@ class Sample:
 
 
 class Watch:
-    """Looks at a machine. While it is there, a KVM host sums up where its vCPUs' time goes."""
+    """Looks at a machine. From then on accesses are timed, and a KVM host
+    sums up where its vCPUs' time goes."""
 
     def __init__(self, vmm: Vmm) -> None:
         self._vmm = vmm
         self._began = time.perf_counter()
+        vmm.dispatcher.timed = True
         if isinstance(vmm.host, KvmHost):
             vmm.host.timed = True
 

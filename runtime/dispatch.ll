@@ -119,10 +119,7 @@ define internal void @count_access(ptr %access, ptr %entry, i64 %offset, i32 %wr
   %index = select i1 %beyond, i64 %last.wide, i64 %offset
   %lane.p = getelementptr %Access, ptr %access, i32 0, i32 $Access.lane
   %lane = load i32, ptr %lane.p
-  ; Lanes share no cache line: two rows fill one.
-  %rows.more = add i32 %counted, 1
-  %rows = and i32 %rows.more, -2
-  %rows.before = mul i32 %rows, %lane
+  %rows.before = mul i32 %counted, %lane
   %rows.wide = zext i32 %rows.before to i64
   %counters.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.counters
   %counters = load ptr, ptr %counters.p
@@ -134,6 +131,7 @@ define internal void @count_access(ptr %access, ptr %entry, i64 %offset, i32 %wr
   %counter = load i64, ptr %counter.p
   %one_more = add i64 %counter, 1
   store i64 %one_more, ptr %counter.p
+  call void @end_timing(ptr %access, ptr %row, i32 %column)
   ret void
 }
 
@@ -167,6 +165,7 @@ define internal void @stop(ptr %access, i32 %number, ptr %entry, i64 %offset, i3
 ; Read %width bytes at %offset of a region that compiled code serves, under the
 ; device's lock unless the read is quiet. The answer, and what is left for Python (attention bits; 0: nothing).
 define internal { i64, i32 } @read_piece(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset, i32 %width) alwaysinline {
+  call void @begin_timing(ptr %bus, ptr %access)
   %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
   %state = load ptr, ptr %state.p
   %read.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.read
@@ -207,6 +206,7 @@ more:
 
 ; Write as @read_piece reads; what is left for Python.
 define internal i32 @write_piece(ptr %bus, ptr %access, ptr %entry, i64 %now, i32 %offset, i32 %width, i64 %value) alwaysinline {
+  call void @begin_timing(ptr %bus, ptr %access)
   %state.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.state
   %state = load ptr, ptr %state.p
   %write.p = getelementptr %RegionEntry, ptr %entry, i32 0, i32 $RegionEntry.write

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
@@ -65,16 +66,12 @@ Attend = Callable[[Access], None]
 _CALL = ctypes.PYFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
 _ASK = ctypes.PYFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)
 _DELIVER = ctypes.PYFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64)
-_LOCK = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
 QUARANTINE = 64
 """How many regions must be removed after one before its handle is given out again: a thread
 may be about to call what it found under it."""
 
-
-def _rows(counted: int) -> int:
-    """From one lane's counters to the next's."""
-    return counted + counted % 2
+_COLUMNS = len(Counters._fields_)
 
 
 def lane(vcpu: int) -> int:
@@ -271,7 +268,7 @@ class Dispatcher:
         space = Space[space.upper()] if isinstance(space, str) else Space(space)
         handle = self._free_handle()
         counted = min(max(size, 1), MAX_COUNTED)
-        counters = (Counters * (_rows(counted) * self.lanes))()
+        counters = (Counters * (counted * self.lanes))()
         region = _Region(name or f"region {handle}", space, base, size, counters, quiet)
         self._check(region, base, handle)
         if not python and not (read_addr and write_addr and state_addr):
@@ -328,17 +325,26 @@ class Dispatcher:
         """Exits so far, by a region's byte offsets (the last one counts all beyond)."""
         counters = self._region(handle).counters
         counted = self._entries[handle].counted
-        a_lane = _rows(counted)
-        lanes = [counters[i * a_lane : i * a_lane + counted] for i in range(self.lanes)]
+        flat = (ctypes.c_uint64 * (len(counters) * _COLUMNS)).from_buffer(counters)
+        a_lane = counted * _COLUMNS
+        lanes = (flat[first : first + a_lane] for first in range(0, len(flat), a_lane))
         total: ctypes.Array[Counters] = (Counters * counted)()
-        for number, rows in enumerate(zip(*lanes, strict=True)):
-            total[number] = _sum(rows)
+        (ctypes.c_uint64 * a_lane).from_buffer(total)[:] = list(map(sum, zip(*lanes, strict=True)))
         return total
 
     def windows(self) -> list[tuple[str, int, int]]:
         """The MMIO regions' (name, base, size), by base."""
         found = (self._regions[h] for h in self._mmio)
         return [(str(r), r.base, r.size) for r in found]
+
+    @property
+    def timed(self) -> bool:
+        """Whether accesses are timed (`Counters`): 50 ns more for each light one."""
+        return bool(self.bus.timed)
+
+    @timed.setter
+    def timed(self, value: bool) -> None:
+        self.bus.timed = value
 
     @property
     def unclaimed(self) -> tuple[int, int]:
@@ -397,15 +403,27 @@ class Dispatcher:
         For hosts, on any thread. Whatever `attend` raises, the piece is complete.
         """
         with self.lock:
+            began = time.perf_counter_ns()
             try:
                 self.attend(record)
                 if self.bus.wanting:
                     self._attend_wanting(record.now)
             finally:
                 self.bus.moved = 1
+                if self.bus.timed and record.entry in self._regions:
+                    self._count_time(record, time.perf_counter_ns() - began)
                 if record.outcome == Outcome.HEAVY and record.entry:
                     record.answer(U64_MAX)
                 record.outcome = Outcome.SERVED
+
+    def _count_time(self, record: Access, ns: int) -> None:
+        region = self._regions[record.entry]
+        # Python's own lane, which is changed under the lock alone.
+        row = region.counters[min(record.offset, self._entries[record.entry].counted - 1)]
+        if record.write:
+            row.heavy_write_ns += ns
+        else:
+            row.heavy_read_ns += ns
 
     def _attend_wanting(self, now: int) -> None:
         """Native edges led to devices that want something of Python."""
@@ -491,7 +509,3 @@ class Dispatcher:
         larger = (array._type_ * (2 * len(array)))()
         ctypes.memmove(larger, array, ctypes.sizeof(array))
         return larger
-
-
-def _sum(rows: tuple[Counters, ...]) -> Counters:
-    return Counters(*(sum(getattr(row, name) for row in rows) for name, *_ in Counters._fields_))

@@ -15,6 +15,7 @@ from .native_module import compile_text, expand, read_text
 
 TEXTS = (
     "locks.ll",
+    "timing.ll",
     "quiet.ll",
     "dispatch.ll",
     "deadlines.ll",

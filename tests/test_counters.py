@@ -35,7 +35,7 @@ def sample(seconds: float, light: int, posted: int, runs: int) -> Sample:
         int(seconds * 1e9),
         (
             RegisterCount("rtc", "index", "write", 0, 0, posted),
-            RegisterCount("pit", "data", "read", light, 2, 0),
+            RegisterCount("pit", "data", "read", light, 2, 0, light_ns=7 * light, heavy_ns=60_000),
         ),
         (Deadlines("pit", 5, 2047, 1900),),
         (times(runs, runs * 300),),
@@ -55,8 +55,8 @@ def test_a_rate_is_of_the_time_since_the_last_look() -> None:
     pit, rtc = (
         next(line for line in text.splitlines() if name in line) for name in ("pit.data", "rtc.index")
     )
-    assert pit.split() == ["pit.data", "read", "1,000", "1,500", "2", "0"]
-    assert rtc.split() == ["rtc.index", "write", "0", "0", "0", "40"]
+    assert pit.split() == ["pit.data", "read", "1,000", "1,500", "7", "2", "30,000", "0"]
+    assert rtc.split() == ["rtc.index", "write", "0", "0", "-", "0", "-", "40"]
     assert text.index("pit.data") < text.index("rtc.index")  # the busiest comes first
 
 

@@ -378,6 +378,26 @@ def test_the_state_header_is_the_abis() -> None:
         assert (field.offset, field.size) == (slot.offset, slot.size)
 
 
+def test_accesses_are_timed_while_somebody_wants_to_know() -> None:
+    board = Board()
+    write(board.dispatcher, STUB_PORT, 1, 1)
+    read(board.dispatcher, STUB_PORT, 1)
+    board.dispatcher.timed = True
+    before = time.perf_counter_ns()
+    for _ in range(100):
+        read(board.dispatcher, STUB_PORT, 1)
+    board.served = lambda access: time.sleep(0.002)
+    write(board.dispatcher, STUB_PORT + LEAVE, 1, 1)
+    passed = time.perf_counter_ns() - before
+    board.dispatcher.timed = False
+    read(board.dispatcher, STUB_PORT, 1)
+    counters = board.dispatcher.stats(board.io.handle)
+    assert counters[0].of(False)[:2] == (102, 0)
+    assert 0 < counters[0].light_read_ns < passed
+    assert counters[0].light_write_ns == counters[0].heavy_read_ns == 0
+    assert 2_000_000 <= counters[LEAVE].heavy_write_ns < passed
+
+
 def test_a_light_access_needs_one_cache_line_of_a_region_entry() -> None:
     assert [name for name, *_ in RegionEntry._fields_ if getattr(RegionEntry, name).offset >= 64] == [
         "device",
