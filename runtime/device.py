@@ -256,8 +256,15 @@ class Device:
             self._renewed()
 
     def _renewed(self) -> None:
+        """Under the lock: native code knows nothing any more of the state, and its lines begin
+        anew, so that no thread takes another history's rises for pulses."""
         if self.shared is not None:
             self.shared.renewed()
+            levels, counted = self.instance.lines, self.instance.rises
+            for line in self.lines:
+                if line.entry.native:
+                    rose = (levels >> line.bit & 1) > line.level
+                    line.entry.rises = (counted[line.bit] - rose) & _U32
 
     def change(self, slots: Mapping[str, int], now: int) -> None:
         """Give slots other values from outside. `attend` must follow."""
@@ -289,14 +296,12 @@ class Device:
             line.deliver(now)
 
     def _changed_lines(self, take: Callable[[OutputLine, int, int], Edges]) -> list[Edges]:
-        """What lines that Python delivers did; those of native code only begin anew here."""
+        """What lines that Python delivers did."""
         levels, counted, edges = self.instance.lines, self.instance.rises, []
         for line in self.lines:
             level, rises = levels >> line.bit & 1, counted[line.bit]
-            if line.entry.native:
-                if take is OutputLine.restart:
-                    line.entry.rises = (rises - (level > line.level)) & _U32
-            elif rises != line.rises or level != line.level or line.coalescer is not None:
+            moved = rises != line.rises or level != line.level or line.coalescer is not None
+            if moved and not line.entry.native:
                 edges.append(take(line, level, rises))
         return edges
 

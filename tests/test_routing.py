@@ -261,6 +261,29 @@ def test_after_a_restore_only_levels_are_told() -> None:
     assert [level for level, _ in heard] == [0, 1]
 
 
+def test_a_reset_is_no_pulse_for_who_comes_between_it_and_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may access the device before the lines were told."""
+    heard: Edges = []
+    machine = Machine()
+    machine.add("i8254")
+    machine.wire("i8254.irq0", native_sink(lambda level, now: heard.append((level, now))))
+    board = NativeBoard(machine)
+    for port, value in ((0x43, 0x34), (0x40, 0xA9), (0x40, 0x04)):
+        board.write("io", port, 1, value, 0)
+    board.pass_to(10 * MS)
+    machine.clock.set(10 * MS)
+    heard.clear()
+    restart = machine._restart
+
+    def late(now: int) -> None:
+        board.read("io", 0x40, 1, now)
+        restart(now)
+
+    monkeypatch.setattr(machine, "_restart", late)
+    machine.reset()
+    assert [level for level, _ in heard] == [0]
+
+
 def test_a_quiet_read_after_a_reset_is_of_the_new_state() -> None:
     machine = Machine()
     machine.add("hpet")
