@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from typing import BinaryIO
 
 Output = Callable[[bytes], object]
@@ -29,17 +30,25 @@ def opened(where: str, stack: ExitStack) -> Output | None:
     if where == NONE:
         return None
     if where == STDIO:
-        return _flushing(sys.stdout.buffer)
+        return _writer(sys.stdout.buffer, "the standard output")
     try:
-        return _flushing(stack.enter_context(open(where, "wb")))
+        return _writer(stack.enter_context(open(where, "wb", buffering=0)), where)
     except OSError as error:
         raise OutputError(f"cannot write {where}: {error.strerror}") from None
 
 
-def _flushing(file: BinaryIO) -> Output:
+def _writer(file: BinaryIO | FileIO, name: str) -> Output:
+    """Each byte is seen at once. A reader that has gone away raises BrokenPipeError,
+    of which the command makes a quiet end."""
+
     def write(data: bytes) -> None:
-        file.write(data)
-        file.flush()
+        try:
+            file.write(data)
+            file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write {name}: {error.strerror}") from None
 
     return write
 

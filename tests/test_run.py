@@ -50,6 +50,14 @@ def test_outputs_go_to_files_or_nowhere(tmp_path: Path, capfd: pytest.CaptureFix
     assert file.read_bytes() == b"h"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_output_that_takes_no_more_ends_the_run_with_the_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _, error = run(capfd, guest(tmp_path, HELLO + END % 0), console="/dev/full")
+    assert (status, "cannot write /dev/full: No space left" in error) == (2, True), error
+
+
 def test_another_status_is_a_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     status, _, error = run(capfd, guest(tmp_path, END % 7))
     assert (status, "ended with status 7" in error) == (1, True)
