@@ -105,6 +105,14 @@ class BpfTranslator(Translator):
             "dso_local",
         )
 
+    def _prologue(self) -> None:
+        """No local is without a value: one that goes into a loop's own function and gets its value
+        there would be a register that is not set, which the verifier refuses."""
+        super()._prologue()
+        for name, place in self.places.items():
+            if name not in self.values:
+                self.w.do(f"store i64 0, ptr {place}")
+
     def _kind(self, function: ir.Function, value: ir.Range) -> str:
         return "i64"
 
