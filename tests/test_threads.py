@@ -30,7 +30,7 @@ LINES = (
     *("i8254.irq0", "mc146818.irq8", "acpi_pm.sci"),
     *("hpet.irq[0]", "hpet.irq[2]", "hpet.irq[8]", "i8259.int"),
 )
-ACCESSES = 20_000
+ACCESSES = 60_000
 
 
 def board(vcpus: int) -> HammeredBoard:
