@@ -90,6 +90,21 @@ def test_a_sleeping_machine_wakes_by_the_clock_s_alarm_where_the_facs_says(run: 
     assert time.monotonic() - begun < 5
 
 
+@kvm
+@pytest.mark.parametrize(("clock", "reason"), [(True, Reason.TIME), (False, Reason.STOPPED)])
+def test_sleep_ends_with_the_time_or_at_once_if_nothing_can_wake(
+    tmp_path: Path, clock: bool, reason: Reason
+) -> None:
+    path = tmp_path / "guest.s"
+    path.write_text("movw $0x60c, %dx\n movw $0x2400, %ax\n outw %ax, %dx\n hlt")
+    devices = (DeviceChoice("acpi_pm"), *([DeviceChoice("mc146818")] if clock else []))
+    with boot(Description(guest=path, devices=devices)) as booted:
+        begun = time.monotonic()
+        ending = booted.run(1.0)
+    assert ending.exit.reason is reason
+    assert (time.monotonic() - begun < 0.8) == (not clock)
+
+
 BOARDS = {
     "kvm, no controllers": ("kvm", "none", ()),
     "kvm, an 8259 device file without local APICs": ("kvm", "none", ("i8259",)),

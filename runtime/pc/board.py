@@ -179,9 +179,12 @@ class Pc:
             if ended.reason is not Reason.STOPPED or self._request is None:
                 return Ending(ended)
             request, value = self._request
-            if request == "sleep" and self._sleep(until) and self._wake(vmm, guest):
-                continue
-            if request == "reset" and self.reboot:
+            if request == "sleep" and self._sleep(until):
+                if self.machine.now >= until:
+                    return Ending(Exit(Reason.TIME, self.machine.now, "asleep"))
+                if self._wake(vmm, guest):
+                    continue
+            elif request == "reset" and self.reboot:
                 self.reset()
                 guest.replace(vmm.host)
                 continue
@@ -204,20 +207,21 @@ class Pc:
             self.disk.reset()
 
     def _sleep(self, until: int) -> bool:
-        """Wait until the clock's interrupt wakes the machine; False if nothing will."""
+        """Wait until the clock's interrupt wakes the machine, or `until`; False if nothing will."""
         if RTC not in self.machine.devices:
             return False
         clock = self.machine.devices[RTC]
         bit = 1 << next(line.bit for line in clock.lines if line.name == "irq8")
         while True:
             with self.machine.lock:
-                deadline, woken = self.machine.service(), clock.instance.lines & bit
-            left = min(deadline, until) - self.machine.now
-            if woken:
+                self.machine.service()
+                woken, deadline = clock.instance.lines & bit, min(clock.deadline, until)
+            now = self.machine.now
+            if woken or now >= until:
                 return True
-            if deadline == NEVER or self.machine.now >= until:
+            if deadline == NEVER:
                 return False
-            time.sleep(min(max(left, 0), LOOKS_EVERY) / 1e9)
+            time.sleep(min(max(deadline - now, 0), LOOKS_EVERY) / 1e9)
 
     def _wake(self, vmm: Vmm, guest: Guest) -> bool:
         """Begin again with memory as it is (ACPI 6.5, 16.3.2): a firmware looks for the waking
