@@ -44,7 +44,7 @@ class KvmInterrupts(Host):
         self.on_eoi: list[Callable[[int], object]] = []
         self._acknowledge: Callable[[], int] | None = None
         self._lines = [0] * kvm_loop.GSIS
-        self._inta: Sequence[ctypes.Structure] = ()
+        self._inta: Sequence[ctypes.Structure | ctypes.Array[Counters]] = ()
 
     @property
     def vm(self) -> VirtualMachine:
@@ -120,7 +120,7 @@ class KvmInterrupts(Host):
         """As `connect_pic`, in native code: `read` is the function of the host window whose
         u32 at 0 is the acknowledge cycle, `device` the dispatcher's number for `state`."""
         self.connect_pic(lambda: 0)
-        counters = Counters()
+        counters = (Counters * self.dispatcher.lanes)()  # each thread counts in its own
         entry = RegionEntry(
             read=read, state=state, size=4, counters=ctypes.addressof(counters), counted=1, device=device
         )
