@@ -1,6 +1,6 @@
 ; The KVM exit loop (x86-64 Linux): everything until something heavy.
 ;
-; Goes after dispatch.ll and the other kvm_*.ll in one module. All context is
+; Goes before the other kvm_*.ll and dispatch.ll in one module. All context is
 ; reached through %vcpu.
 
 ; Run the guest until something is heavy. %mask is the thread's signal mask
@@ -221,7 +221,7 @@ io:
   %data_offset.p = getelementptr %RunHead, ptr %run, i32 0, i32 $RunHead.io_data_offset
   %data_offset = load i64, ptr %data_offset.p
   %io.data = getelementptr i8, ptr %run, i64 %data_offset
-  %io.now = call i64 @devc_now(ptr %bus)
+  %io.now = call i64 @devc_now(ptr %bus) alwaysinline
   %io.deadline = load atomic i64, ptr %deadline.p monotonic, align 8
   %in_time = icmp ugt i64 %io.deadline, %io.now
   %single = icmp eq i32 %count, 1
@@ -309,7 +309,7 @@ mmio:
   %is_write = load i8, ptr %is_write.p
   %mmio.write = zext i8 %is_write to i32
   %mmio.data = getelementptr %RunMmio, ptr %run, i32 0, i32 $RunMmio.data
-  %mmio.now = call i64 @devc_now(ptr %bus)
+  %mmio.now = call i64 @devc_now(ptr %bus) alwaysinline
   call void @begin(ptr %vcpu, i64 %mmio.now, i32 $MMIO, i64 %physical, i32 %length, i32 %mmio.write, ptr %mmio.data, i32 1)
   br label %arrived
 

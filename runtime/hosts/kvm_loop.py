@@ -19,7 +19,8 @@ from ..native_module import compile_text, expand, read_text
 from . import kvm_abi as abi
 from .kvm_system import WAKE, install_wake_handler
 
-TEXTS = ("kvm_system.ll", "kvm_timer.ll", "kvm_lines.ll", "kvm_accesses.ll", "kvm.ll")
+TEXTS = ("kvm.ll", "kvm_accesses.ll", "kvm_lines.ll", "kvm_timer.ll", "kvm_system.ll")
+"""The loop first, all of it in few pages: after each exit the processor's caches are cold."""
 SYMBOLS = ("devc_kvm_loop", "devc_kvm_wake", "devc_kvm_line", "devc_kvm_message", "devc_kvm_intr")
 
 
@@ -127,12 +128,22 @@ class Vcpu(ctypes.Structure):
 
     _fields_ = [
         ("access", Access),
+        # Read for each exit, hence side by side.
         ("bus", c_uint64),
         ("vm", c_uint64),
         ("run", c_uint64),
+        ("runs", c_uint64),
+        ("stop", c_uint32),
+        ("pause", c_uint32),
+        ("pending", c_uint32),
+        ("intr", c_uint32),
+        ("fd", c_uint32),
+        ("settled", c_uint32),
+        ("halted", c_uint32),
+        ("timed", c_uint32),
+        # The rest.
         ("data", c_uint64),
         ("status", c_int64),
-        ("runs", c_uint64),
         ("interrupted", c_uint64),
         ("injected", c_uint64),
         ("looked", c_uint64),
@@ -140,21 +151,13 @@ class Vcpu(ctypes.Structure):
         ("guest_ns", c_uint64),
         ("host_ns", c_uint64),
         ("asleep_ns", c_uint64),
-        ("stop", c_uint32),
-        ("pause", c_uint32),
         ("left", c_uint32),
-        ("fd", c_uint32),
         ("number", c_uint32),
         ("signal_fd", c_uint32),
         ("phase", c_uint32),
-        ("settled", c_uint32),
-        ("halted", c_uint32),
         ("error", c_uint32),
         ("head", c_uint32),
-        ("pending", c_uint32),
-        ("intr", c_uint32),
         ("thread", c_uint32),
-        ("timed", c_uint32),
         ("pad", c_uint32),
         ("queue", c_uint8 * 256),
     ]
@@ -194,7 +197,7 @@ CONSTANTS: dict[str, int] = {
 @cache
 def native() -> NativeCode:
     """The loop's code; its signal handler is installed, for all vCPUs of the process."""
-    text = dispatch_text() + "".join(read_text(__package__, name) for name in TEXTS)
+    text = "".join(read_text(__package__, name) for name in TEXTS) + dispatch_text()
     code = compile_text(expand(text, STRUCTURES, CONSTANTS), SYMBOLS)
     install_wake_handler(code.symbol("devc_kvm_wake"))
     return code
