@@ -59,7 +59,8 @@ class Interrupts:
         """`intr`: told the level of the 8259's INT. `message`: told every message of a device
         that the machine has now; `native_message`: instead, a C function and its first
         argument (`OutputLine.messages_to`). `routed`: told the message of an I/O APIC's
-        pin where it is another. `pic`, `ioapic`: the devices' names; either may be absent.
+        pin where it is another. `edge_eoi`: the host tells `eoi` of edges, too, so that a
+        tick waits for it. `pic`, `ioapic`: the devices' names; either may be absent.
         """
         self.machine = machine
         self.edge_eoi = edge_eoi

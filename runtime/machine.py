@@ -284,7 +284,8 @@ class Machine:
                     piece.window.target.write(piece.offset, piece.width, part, now)
 
     def peek(self, space: Space, address: int, width: int) -> int:
-        """What a read would return, with nothing changed; host windows show all ones."""
+        """What a read would return, with nothing changed; host windows show all ones. Of an
+        access across windows each byte is shown by itself, as if no other had been read."""
         with self.lock:
             value = 0
             for piece in self._placement.pieces(space, address, _width(width)):
