@@ -130,8 +130,10 @@ def boot(
         if full.disk is not None:
             disk = DiskImage(full.disk.image, writable=full.disk.writable)
             stack.callback(disk.close)
+        irqchip = cast(Irqchip, full.irqchip)
         pc = Pc(
             machine,
+            irqchip,
             memory=full.memory,
             vcpus=full.vcpus,
             disk=disk,
@@ -140,11 +142,10 @@ def boot(
             reboot=full.firmware is not None,
         )
         guest = guest or _guest(full, pc)
-        irqchip = cast(Irqchip, full.irqchip)
         vmm = stack.enter_context(
             Vmm(machine, full.host, full.memory, vcpus=full.vcpus, irqchip=irqchip, hide_kvm=full.hide_kvm)
         )
-        pc.connect(vmm, irqchip)
+        pc.connect(vmm)
         guest.place(vmm.host)
         yield Booted(full, machine, pc, vmm, guest)
 

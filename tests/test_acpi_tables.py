@@ -128,6 +128,22 @@ def test_the_apic_table_lists_each_vcpu_and_the_io_apic(vcpus: int) -> None:
     assert (u32(io_apic, 4), u32(io_apic, 8)) == (0xFEC0_0000, 0)
 
 
+def test_without_local_apics_there_is_no_table_of_them() -> None:
+    made = Pc(Machine(), "none", memory=128 << 20).tables
+    assert "APIC" not in made.places
+    assert len(table(made, "XSDT")) == 36 + 8
+
+
+@pytest.mark.parametrize("controllers", [(), ("i8259",), ("i8259", "ioapic")])
+def test_controllers_that_are_device_files_are_listed_if_they_are_there(controllers: tuple[str, ...]) -> None:
+    machine = Machine()
+    for name in controllers:
+        machine.add(name)
+    content = table(Pc(machine, "split", memory=128 << 20).tables, "APIC")
+    assert u32(content, 40) == ("i8259" in controllers)  # PCAT_COMPAT: there are 8259s
+    assert len([e for e in entries(content) if e[0] == 1]) == ("ioapic" in controllers)
+
+
 def test_interrupt_0_is_input_2_and_the_sci_is_a_level() -> None:
     overrides = [e for e in entries(table(tables(*ALL), "APIC")) if e[0] == 2]
     assert [(e[3], u32(e, 4), e[8]) for e in overrides] == [(0, 2, 0), (9, 9, 0x0D)]

@@ -46,9 +46,11 @@ class Description:
 
     `pm_base`: PM1a event block, timer at +8 (None: no PM timer, and no fixed hardware);
     `pm_control`: PM1a control block; `pm_wide`: a 32-bit timer;
-    `hpet`: its base and 32 low bits of its capabilities; `reset_port`: port and value;
-    `io_apic`: None without one; `overrides` of its inputs; `century`: CMOS index;
-    `legacy`: what IA-PC boot flags say is there (5.2.9.3).
+    `hpet`: its base and 32 low bits of its capabilities;
+    `apics`: processors have local APICs, else there is no MADT;
+    `io_apic`: None without one; `overrides` of its inputs; `pics`: there are 8259s;
+    `century`: CMOS index; `reset_port`: port and value;
+    `legacy`: IA-PC boot architecture flags (5.2.9.3).
     """
 
     vcpus: int = 1
@@ -56,6 +58,7 @@ class Description:
     pm_control: int | None = None
     pm_wide: bool = False
     hpet: tuple[int, int] | None = None
+    apics: bool = True
     io_apic: int | None = IO_APIC
     overrides: tuple[Override, ...] = ()
     pics: bool = True
@@ -252,7 +255,9 @@ def build(about: Description, base: int) -> Tables:
 
     facs_at = put("FACS", facs())
     fixed = fadt(about, facs_at, put("DSDT", dsdt(about)))
-    listed = [put("FACP", fixed, (_FACS, 4), (_DSDT, 4), (_X_DSDT, 8)), put("APIC", madt(about))]
+    listed = [put("FACP", fixed, (_FACS, 4), (_DSDT, 4), (_X_DSDT, 8))]
+    if about.apics:
+        listed.append(put("APIC", madt(about)))
     if about.hpet is not None:
         listed.append(put("HPET", hpet(*about.hpet)))
     roots = []

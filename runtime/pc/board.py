@@ -1,9 +1,9 @@
 """A whole PC around a machine's timers, and what becomes of it: off, reset, asleep.
 
-    pc = Pc(machine, vcpus=2, memory=128 << 20, disk=DiskImage("disk.img"))
+    pc = Pc(machine, "kernel", vcpus=2, memory=128 << 20, disk=DiskImage("disk.img"))
     guest = load_guest("vmexit.flat", pc.surroundings("cpuid"))
     with Vmm(machine, memory=pc.memory, vcpus=2, irqchip="kernel") as vmm:
-        pc.connect(vmm, "kernel")
+        pc.connect(vmm)
         ending = pc.run(vmm, guest)
 
 Non-goals: a display, a keyboard, PCI devices.
@@ -64,6 +64,7 @@ class Ending:
 
 class Pc:
     """The board's parts, on windows of a machine whose devices are there already.
+    `irqchip` is as its Vmm will have it.
 
     `serial` and `console` take the guest's bytes. `reboot`: a reset starts the guest
     again, else it ends the run.
@@ -72,6 +73,7 @@ class Pc:
     def __init__(
         self,
         machine: Machine,
+        irqchip: Irqchip = "kernel",
         *,
         memory: int,
         vcpus: int = 1,
@@ -81,7 +83,8 @@ class Pc:
         reboot: bool = False,
     ) -> None:
         """Raises MachineError if a device stands where the board's parts do."""
-        self.machine, self.memory, self.vcpus, self.reboot = machine, memory, vcpus, reboot
+        self.machine, self.irqchip, self.memory = machine, irqchip, memory
+        self.vcpus, self.reboot = vcpus, reboot
         self.uart = Uart(serial)
         self.disk = AtaDisk(disk)
         self._request: tuple[Request, int] | None = None
@@ -134,11 +137,17 @@ class Pc:
             pm_control=None if base is None else base + _CONTROL,
             pm_wide=bool(base is not None and devices[PM_TIMER].stored.get("wide")),
             hpet=None if hpet is None else (hpet, self.machine.peek("mmio", hpet, 4)),
+            apics=self.irqchip != "none",
+            io_apic=acpi.IO_APIC if self._has("ioapic") else None,
+            pics=self._has("i8259"),
             overrides=(acpi.Override(0, 2), acpi.Override(acpi.SCI, acpi.SCI, acpi.HIGH_LEVEL)),
             century=CENTURY if RTC in devices else 0,
             reset_port=RESET_PORT,
             legacy=acpi.LEGACY_DEVICES | acpi.NO_VGA | (0 if RTC in devices else acpi.NO_CLOCK),
         )
+
+    def _has(self, controller: str) -> bool:
+        return self.irqchip == "kernel" or controller in self.machine.devices
 
     @property
     def tables(self) -> acpi.Tables:
@@ -162,9 +171,9 @@ class Pc:
 
     # --- running ----------------------------------------------------------------------------
 
-    def connect(self, vmm: Vmm, irqchip: Irqchip) -> None:
-        """Lead every interrupt to the guest through the controllers: "kernel", "split" or "none"."""
-        chips = controllers(vmm, irqchip)
+    def connect(self, vmm: Vmm) -> None:
+        """Lead every interrupt to the guest through the controllers that there are."""
+        chips = controllers(vmm, self.irqchip)
         wire(self.machine, chips)
         self.uart.pin = chips.pin(COM1_IRQ, "serial")
         self.disk.pin = chips.pin(ATA_IRQ, "disk")
