@@ -9,6 +9,7 @@ import pytest
 from devc.runtime.machine import Machine
 from devc.runtime.pc.ata import AtaDisk, identification
 from devc.runtime.pc.disk_image import SECTOR, DiskError, DiskImage
+from devc.runtime.pc.parts import pack, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -276,7 +277,7 @@ _accesses = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(accesses=_accesses)
 def test_no_sequence_of_accesses_breaks_the_disk(
     accesses: list[tuple[int, int, bool, int]], tmp_path_factory: pytest.TempPathFactory
@@ -290,6 +291,8 @@ def test_no_sequence_of_accesses_breaks_the_disk(
             driver.machine.write("io", port, width, value)
         else:
             assert 0 <= driver.machine.read("io", port, width) < 1 << 8 * width
+    registers = driver.disk.registers
+    assert driver.disk.misfit(unpack(type(registers), pack(registers))) == ""
     assert all(a != b for a, b in zip(driver.levels, driver.levels[1:], strict=False))
     disk.close()
     assert path.stat().st_size == 4 * SECTOR

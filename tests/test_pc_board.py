@@ -9,7 +9,10 @@ import pytest
 from devc.runtime.machine import Machine
 from devc.runtime.pc import cmos
 from devc.runtime.pc.board import Pc
+from devc.runtime.pc.parts import pack, unpack
 from devc.runtime.pc.wiring import pc_lines, vector
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 MIB = 1 << 20
 
@@ -214,3 +217,26 @@ def test_a_reset_keeps_the_clock_running_and_the_cmos_and_clears_the_rest() -> N
     assert cmos_byte(made, 0x35) == 7
     assert cmos_byte(made, 0x0B) & 0x70 == 0  # RESET clears the interrupts' enables
     assert made.devices["i8254"].instance.get("channel.written", 0) == 0
+
+
+PORTS = [*range(0x1F0, 0x1F8), 0x3F6, *range(0x3F8, 0x400), 0x64, 0x92, 0xE9, *range(0xF4, 0xF8)]
+PORTS += [0x402, 0x510, 0x511, 0x60C, 0x60D, *range(0xCF8, 0xD00), 0x2000, 0x2017]
+ACCESSES = st.lists(
+    st.tuples(st.sampled_from(PORTS), st.sampled_from([1, 2, 4, 8]), st.booleans(), st.integers(0, 2**64 - 1))
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(accesses=ACCESSES)
+def test_no_sequence_of_accesses_breaks_the_board(accesses: list[tuple[int, int, bool, int]]) -> None:
+    made = machine("acpi_pm")
+    pc = board(made, serial=len, console=len)
+    pc.tests.pins = [lambda level: None] * 24
+    for port, width, write, value in accesses:
+        if write:
+            made.write("io", port, width, value)
+        else:
+            assert 0 <= made.read("io", port, width) < 1 << 8 * width
+    assert not made.failures
+    for part in pc.parts.values():
+        assert part.misfit(unpack(type(part.registers), pack(part.registers))) == ""

@@ -35,9 +35,8 @@ class Override:
     flags: int = 0
 
 
-CONFORMS = 0
 HIGH_LEVEL = 0x0D
-"""Flags of an override: as the bus has it (ISA: edge, active high); active high, level."""
+"""Flags of an override: active high, level; 0 is as the bus has it (ISA: edge, active high)."""
 
 
 @dataclass(frozen=True, slots=True)
