@@ -487,3 +487,14 @@ def test_nothing_is_ever_early_or_twice_whatever_a_guest_does(
         guest.check()
     allowed = guest.ticks.clamped or isinstance(missed, Policy) or not minimum
     assert allowed or not guest.gaps() or min(guest.gaps()) >= minimum
+
+
+@pytest.mark.parametrize(("holds", "fell"), [(True, 30), (False, 20)])
+def test_a_tick_that_is_held_keeps_the_line_up_until_it_is_acknowledged(holds: bool, fell: int) -> None:
+    edges: list[tuple[int, int]] = []
+    coalescer = Coalescer("a.line", Policy("merge", holds=holds), 0, 0)
+    coalescer.sinks.append(lambda level, now: edges.append((level, now)))
+    coalescer.update(1, 1, 10)
+    coalescer.update(0, 0, 20)
+    coalescer.acknowledge(30)
+    assert edges == [(1, 10), (0, fell)]
