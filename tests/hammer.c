@@ -57,8 +57,10 @@ static Region regions[SLOTS];
 Device *hammer_device(u32 number) { return &devices[number]; }
 Region *hammer_region(u32 number) { return &regions[number]; }
 
-/* Reads without the lock, each thread's own: such a read works on a copy of the state. */
+/* Reads without the lock, each thread's own: such a read works on a copy of the state.
+ * Threads of others' making (a VMM's) share one. */
 static _Thread_local Log *quiet;
+Log hammer_quiet;
 
 static u32 version_of(const void *state)
 {
@@ -74,11 +76,21 @@ static void append(Log *log, Event event)
     log->count++;
 }
 
+static void append_shared(Log *log, Event event)
+{
+    u64 place = __atomic_fetch_add(&log->count, 1, __ATOMIC_RELAXED);
+    if (place < log->capacity)
+        log->events[place] = event;
+}
+
 static void note(Device *device, const void *state, u32 kind, u64 now, u32 region, u32 offset, u32 width,
                  u64 value)
 {
     Event event = {now, value, offset, width, kind, region, version_of(state), (u32)(device - devices)};
-    append(state == device->state ? &device->log : quiet, event);
+    if (state != device->state && !quiet)
+        append_shared(&hammer_quiet, event);
+    else
+        append(state == device->state ? &device->log : quiet, event);
 }
 
 static u64 levels(const Device *device, const u8 *state)

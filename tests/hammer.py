@@ -167,7 +167,7 @@ class Replay:
 class RecordedCode:
     """A device's code whose functions are the recording wrappers."""
 
-    def __init__(self, board: HammeredBoard, type: DeviceType) -> None:
+    def __init__(self, board: Recorder, type: DeviceType) -> None:
         module, code = type.module, type.native()
         self.number = len(board.recorded)
         self.plain: NativeCode = code
@@ -201,23 +201,70 @@ class RecordedCode:
         return self._wrapped.get(name) or self.plain.symbol(name)
 
 
-class HammeredBoard:
+class Recorder:
+    """Makes a machine's instances, all of whose functions are recorded: `Machine(make=...)`."""
+
+    def __init__(self) -> None:
+        self.recorded: dict[str, RecordedCode] = {}
+        self.region_count = 0
+        self.quiet: list[tuple[Log, ctypes.Array[Event]]] = []
+        self.begun: dict[str, bytes] = {}
+
+    def make(self, type: DeviceType, engine: object, now: int, params: Mapping[str, int]) -> NativeInstance:
+        code = RecordedCode(self, type)
+        self.recorded[type.module.name] = code
+        instance = NativeInstance(code, type.module, now, **params)  # type: ignore[arg-type]
+        code.logged.state = instance.address
+        return instance
+
+    def begin(self, machine: Machine) -> None:
+        """What happened so far is not in the logs."""
+        for name, code in self.recorded.items():
+            device = machine.devices[name]
+            places = {given.entry.place >> 3 for given in device.inputs.values() if given.driven}
+            code.logged.input_count = len(places)
+            code.logged.inputs[: len(places)] = sorted(places)
+            code.logged.log.count = 0
+            self.begun[name] = device.instance.state
+
+    def replayed(self, machine: Machine, name: str) -> Replay:
+        """A serial replay of what a device did."""
+        code, device = self.recorded[name], machine.devices[name]
+        count = code.logged.log.count
+        assert count <= CAPACITY, f"{name}: the log is too short for {count} events"
+        reads = Log.of(events := (Event * sum(log.count for log, _ in self.quiet))())
+        for log, _ in self.quiet:
+            library().hammer_gather(ctypes.byref(reads), ctypes.byref(log), code.number)
+        assert reads.count <= len(events)
+        state = ctypes.create_string_buffer(self.begun[name], len(self.begun[name]))
+        scratch = ctypes.create_string_buffer(2 * len(state))
+        quietly = c_uint64()
+        agreed = library().hammer_replay(
+            ctypes.addressof(code.logged),
+            ctypes.addressof(code.windows),
+            state,
+            len(state),
+            scratch,
+            ctypes.byref(reads),
+            ctypes.byref(quietly),
+        )
+        return Replay(count, agreed, reads.count, quietly.value, _own(device.instance.state), _own(state.raw))
+
+
+class HammeredBoard(Recorder):
     """Devices on a machine and a dispatcher; every call into one is in its log."""
 
     def __init__(self, devices: Mapping[str, Mapping[str, int]], vcpus: int, pace: int = 300) -> None:
-        self.recorded: dict[str, RecordedCode] = {}
-        self.region_count = 0
-        self._type: str = ""
+        super().__init__()
         library().hammer_clock(1000, pace)
         self.dispatcher = Dispatcher(vcpus)
         clock = self.dispatcher.clock
         clock.mode, clock.gettime = CLOCK_RUNNING, address(library().hammer_gettime)
-        self.machine = Machine(self, make=self._make)
+        self.machine = Machine(self, make=self.make)
         for name, params in devices.items():
             self.machine.add(name, **params)
         self.told: dict[str, Told] = {}
         self.places: list[Place] = []
-        self.quiet: list[tuple[Log, ctypes.Array[Event]]] = []
         self.errors: list[BaseException] = []
 
     # A clock, as Machine takes one.
@@ -228,13 +275,6 @@ class HammeredBoard:
     def set(self, now: int) -> None:
         library().hammer_clock(now, 0)
 
-    def _make(self, type: DeviceType, engine: object, now: int, params: Mapping[str, int]) -> NativeInstance:
-        code = RecordedCode(self, type)
-        self.recorded[type.module.name] = code
-        instance = NativeInstance(code, type.module, now, **params)  # type: ignore[arg-type]
-        code.logged.state = instance.address
-        return instance
-
     def sink(self, line: str) -> None:
         """Have a native sink listen to a line."""
         told = self.told[line] = Told()
@@ -243,14 +283,7 @@ class HammeredBoard:
     def start(self) -> None:
         """Put the devices before the native dispatcher; what happened so far is not in the logs."""
         self.board = NativeBoard(self.machine, self.dispatcher)
-        self.begun: dict[str, bytes] = {}
-        for name, code in self.recorded.items():
-            device = self.machine.devices[name]
-            places = {given.entry.place >> 3 for given in device.inputs.values() if given.driven}
-            code.logged.input_count = len(places)
-            code.logged.inputs[: len(places)] = sorted(places)
-            code.logged.log.count = 0
-            self.begun[name] = device.instance.state
+        self.begin(self.machine)
 
     # --- threads ---
 
@@ -320,31 +353,6 @@ class HammeredBoard:
         self.machine.service()
         for device in self.machine.devices.values():
             self.machine.attend(device, self.machine.now)
-
-    # --- the replay ---
-
-    def replayed(self, name: str) -> Replay:
-        """A serial replay of what a device did."""
-        code, device = self.recorded[name], self.machine.devices[name]
-        count = code.logged.log.count
-        assert count <= CAPACITY, f"{name}: the log is too short for {count} events"
-        reads = Log.of(events := (Event * sum(log.count for log, _ in self.quiet))())
-        for log, _ in self.quiet:
-            library().hammer_gather(ctypes.byref(reads), ctypes.byref(log), code.number)
-        assert reads.count <= len(events)
-        state = ctypes.create_string_buffer(self.begun[name], len(self.begun[name]))
-        scratch = ctypes.create_string_buffer(2 * len(state))
-        quietly = c_uint64()
-        agreed = library().hammer_replay(
-            ctypes.addressof(code.logged),
-            ctypes.addressof(code.windows),
-            state,
-            len(state),
-            scratch,
-            ctypes.byref(reads),
-            ctypes.byref(quietly),
-        )
-        return Replay(count, agreed, reads.count, quietly.value, _own(device.instance.state), _own(state.raw))
 
     def rises(self, line: str) -> int:
         name, _, _ = line.partition(".")

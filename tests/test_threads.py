@@ -78,7 +78,7 @@ def poke(hammered: HammeredBoard) -> Callable[[], None]:
 
 def check_replay(hammered: HammeredBoard) -> None:
     for name in hammered.machine.devices:
-        replay = hammered.replayed(name)
+        replay = hammered.replayed(hammered.machine, name)
         assert replay.events + replay.quiet > ACCESSES // 20, f"{name} was hardly called"
         assert replay.agreed == replay.events, f"{name}: an event that no serial order gives"
         assert replay.quiet_agreed == replay.quiet, f"{name}: a quiet read that no serial order gives"
