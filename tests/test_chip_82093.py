@@ -30,7 +30,9 @@ class Both:
     def write(self) -> None:
         pick = self.random
         pin = pick.choice(PINS)
-        index = pick.choice((0x10 + 2 * pin, 0x10 + 2 * pin, 0x11 + 2 * pin, pick.randrange(256)))
+        index = pick.choice(
+            (0x10 + 2 * pin, 0x10 + 2 * pin, 0x11 + 2 * pin, pick.choice((0, 2, pick.randrange(256))))
+        )
         low = (
             pick.choice(VECTORS)
             | pick.choice((0, 0, 0x100, pick.randrange(8) << 8))
