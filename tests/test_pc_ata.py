@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from devc.runtime.machine import Machine
@@ -296,3 +297,41 @@ def test_no_sequence_of_accesses_breaks_the_disk(
     assert all(a != b for a, b in zip(driver.levels, driver.levels[1:], strict=False))
     disk.close()
     assert path.stat().st_size == 4 * SECTOR
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_drivers_that_lose_count_leave_the_disk_in_a_state_that_it_can_have(image: Path, seed: int) -> None:
+    random = Random(seed)
+    disk = DiskImage(image, writable=True)
+    driver = Driver(disk)
+    codes = [
+        READ,
+        READ_EXT,
+        READ_MULTIPLE,
+        WRITE,
+        WRITE_EXT,
+        WRITE_MULTIPLE,
+        0x29,
+        0x39,
+        0x42,
+        0x90,
+        0xC6,
+        0xEC,
+        0xF8,
+    ]
+    for _ in range(100):
+        kind, count = random.random(), random.choice([1, 255, 256, 257, 1000])
+        if kind < 0.3:
+            driver.command(
+                random.choice(codes), random.choice([0, 5, SECTORS - 3]), random.choice([0, 1, 3, 16])
+            )
+        elif kind < 0.6:
+            driver.data(count)
+        elif kind < 0.9:
+            driver.send(bytes(2 * count))
+        else:
+            driver.outb(0x3F6, random.choice([0, 2, 4, 0x80]))
+        registers = driver.disk.registers
+        assert driver.disk.misfit(unpack(type(registers), pack(registers))) == ""
+    disk.close()
+    assert image.stat().st_size == SECTORS * SECTOR

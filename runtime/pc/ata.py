@@ -249,28 +249,32 @@ class AtaDisk:
             self._done()
 
     def _read_sectors(self, code: int) -> None:
-        r = self.registers
-        if not self._locate(code in _EXTENDED):
-            return
-        r.block = r.multiple if code in _MULTIPLE else 1
-        if not r.block:
-            self._abort()
-            return
-        r.writing = False
-        self._load_block()
+        if self._begins(code):
+            self.registers.writing = False
+            self._load_block()
 
     def _write_sectors(self, code: int) -> None:
-        r = self.registers
         assert self.disk is not None
-        if not self._locate(code in _EXTENDED):
+        if not self._begins(code):
             return
-        r.block = r.multiple if code in _MULTIPLE else 1
-        if not r.block or not self.disk.writable:
+        if not self.disk.writable:
             self._abort()
             return
-        r.writing = True
+        self.registers.writing = True
         # 9.6: the first block is asked for without an interrupt.
         self._await_block()
+
+    def _begins(self, code: int) -> bool:
+        """The transfer's place and block are known; False if there cannot be one."""
+        r = self.registers
+        if not self._locate(code in _EXTENDED):
+            return False
+        block = r.multiple if code in _MULTIPLE else 1
+        if not block:  # before SET MULTIPLE MODE
+            self._abort()
+            return False
+        r.block = block
+        return True
 
     def _locate(self, extended: bool) -> bool:
         """Where the transfer begins and how many sectors it is (5.2, 6.2); fails if it leaves the disk."""
