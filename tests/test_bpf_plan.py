@@ -77,6 +77,7 @@ INDEX, LIMIT = ir.Var("i", ir.Range(0, 4)), ir.Var("limit", ir.U64)
 AT = ir.Narrow(INDEX, ir.Range(0, 3))
 STEP = ir.Let("i", ir.Binary("add", AT, ir.Const(1), ir.Range(1, 4)))
 ADD = ir.Store("x", (AT,), ir.Binary("addw", loaded(SLOT, AT), LIMIT, ir.U64))
+ADD_OWN = ir.Store("x", (ir.Const(0),), ir.Var("own", ir.U64))
 START = (ir.Let("limit", ir.Now()), ir.Let("i", ir.Const(0)))
 
 
@@ -110,6 +111,46 @@ def test_a_value_that_the_loop_may_leave_alone_is_given_to_it() -> None:
     loop = next(f for f in bpf_loops.apart(module).functions if f.name == "work.loop0")
     assert [name for name, _ in loop.params] == ["limit.given"]
     assert loop.result == ir.U64
+
+
+def test_a_value_that_goes_on_from_one_round_to_the_next_comes_back() -> None:
+    count = ir.Var("count", ir.U64)
+    more = ir.Let("count", ir.Binary("addw", count, ir.Const(1), ir.U64))
+    inner = (START[1], ir.Repeat(4, (more, ir.Store("x", (AT,), count), STEP)))
+    body = (ir.Let("count", ir.Const(0)), ir.Repeat(3, inner))
+    module = bare(ir.Function("work", (), None, body), slots=(SLOT,))
+    found = []
+    for each in (module, bpf_loops.apart(module)):
+        verify(each)
+        state = bytearray(each.size)
+        Reference(each).bind(state)["work"](0)
+        found.append(memoryview(state).cast("Q").tolist()[each.slot("x").offset // 8 :])
+    assert found == [[9, 10, 11, 12]] * 2
+
+
+def test_a_value_of_one_round_of_the_outer_loop_alone_is_not_asked_for() -> None:
+    """It has none before the loop, which gives it one only sometimes; the next loop has its own."""
+    sometimes = ir.If(ir.Binary("eq", AT, ir.Const(2), ir.BOOL), (ir.Let("own", ir.Now()), ADD_OWN))
+    module = bpf_loops.apart(work(sometimes, behind=(ir.Let("own", ir.Const(7)), ADD_OWN)))
+    verify(module)
+    loop = next(f for f in module.functions if f.name == "work.loop0")
+    assert (loop.params, loop.result) == ((), None)
+
+
+@pytest.mark.parametrize("seed", [*range(5), 11, 22, 76])
+def test_a_random_module_whose_loops_moved_computes_as_before(seed: int) -> None:
+    module, rng, now = ir_random.make(seed), Random(seed), 0
+    changed = bpf_loops.apart(module)
+    verify(changed)
+    pair = [ReferenceInstance(Reference(each), 0) for each in (module, changed)]
+    for _ in range(40):
+        now = later(rng, now, wild=False)
+        region, offset, value = rng.choice(module.regions).name, rng.randrange(16), rng.getrandbits(64)
+        for each in pair:
+            each.write(region, now, offset, 4, value)
+            each.settle(now)
+            each.next(now)
+        assert pair[0].state == pair[1].state
 
 
 def test_a_loop_counts_from_its_constant_by_itself() -> None:
