@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from io import FileIO
 from typing import BinaryIO
 
@@ -74,14 +75,13 @@ def _pump(take: Callable[[bytes], object]) -> None:
 @contextmanager
 def _unbuffered() -> Iterator[None]:
     """The terminal's line editing and echo are off; nothing where input is no terminal."""
-    try:
-        import termios
-
-        descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
-    except (ImportError, OSError, ValueError, termios.error):
+    if not sys.stdin.isatty() or find_spec("termios") is None:
         yield
         return
+    import termios
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
     raw = termios.tcgetattr(descriptor)
     raw[3] &= ~(termios.ICANON | termios.ECHO)
     termios.tcsetattr(descriptor, termios.TCSANOW, raw)
