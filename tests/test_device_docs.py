@@ -28,9 +28,7 @@ def test_every_device_has_a_document_and_every_document_a_device() -> None:
 
 @pytest.mark.parametrize("device", SHIPPED)
 def test_a_document_has_every_table(device: str) -> None:
-    assert {name for _, name, _, _ in re.findall(device_docs._TABLE, text_of(device))} == tables_of(
-        device
-    )
+    assert {name for _, name, _, _ in re.findall(device_docs._TABLE, text_of(device))} == tables_of(device)
 
 
 @pytest.mark.parametrize("device", SHIPPED)
