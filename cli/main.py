@@ -23,7 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    epilog="Shipped devices go by name: i8254, hpet, mc146818, acpi_pm, i8259, ioapic. The manual is docs/language.md.",
+    epilog="Shipped devices go by name: i8254, hpet, mc146818, acpi_pm, i8259, ioapic. "
+    "The manual is docs/language.md.",
 )
 
 Files = Annotated[
