@@ -20,7 +20,7 @@
 
         .macro  await counter, number, failure  # for some interrupts to have come; a while at most
         movb    $\failure, %al
-        movl    $400000, %ecx
+        movl    $8000000, %ecx                  # a fast emulator does a million in 10 ms
 773:    decl    %ecx
         jz      leave
         cmpw    $\number, \counter
