@@ -25,6 +25,8 @@ from .metadata import Metadata
 from .native_ops import Writer, literal
 
 ATTRIBUTES = "mustprogress nofree norecurse nosync nounwind willreturn"
+LINE = " align 64"
+"""Guests poll these: their code's place in the cache's lines is the same in every process."""
 EXACT = ("add", "sub", "mul", "shl")
 MODULO = {"addw": "add", "subw": "sub", "mulw": "mul"}
 DIVISIONS = {"div": "udiv", "mod": "urem"}
@@ -82,10 +84,11 @@ class FunctionText:
     attributes: str
     body: str
     linkage: str
+    alignment: str = ""
 
     def define(self, body: str, linkage: str = "", more: str = "") -> str:
         head = f"define {linkage or self.linkage} {self.signature} {more}{self.attributes}"
-        return f"{head} {{\nentry:\n{body}\n}}"
+        return f"{head}{self.alignment} {{\nentry:\n{body}\n}}"
 
     def declare(self, visibility: str = "") -> str:
         return f"declare {visibility} {self.signature} {self.attributes}"
@@ -205,11 +208,13 @@ class Translator:
         # Called from the access functions' cold paths, and large: never a part of them.
         apart = "cold noinline " if self.unit.rare(function.name) else "noinline " if function.apart else ""
         memory = "readwrite" if function.name in self.unit.writers else "read"
+        aligned = function.exported and function.name.endswith(("_read", "_write"))
         return FunctionText(
             f'{result} @"{symbol(self.unit.module, function)}"({", ".join(params)})',
             f"{apart}memory(argmem: {memory}) {ATTRIBUTES}",
             "\n".join(self.w.lines),
             "dso_local" if function.exported else "internal",
+            LINE if aligned else "",
         )
 
     def _kind(self, function: ir.Function, value: ir.Range) -> str:
