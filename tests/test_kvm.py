@@ -342,10 +342,10 @@ def test_without_kvm_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_kvm_that_cannot_be_opened_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
-    def refused(path: str, flags: int) -> int:
+    def refused(path: str, flags: int, *more: object, **named: object) -> int:
         if path == "/dev/kvm":
             raise PermissionError(13, "Permission denied")
-        return real(path, flags)
+        return real(path, flags, *more, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(kvm.os, "open", refused)
     with pytest.raises(HostError, match="cannot be opened: Permission denied"):
