@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import shutil
 import subprocess
 import tempfile
@@ -47,6 +48,11 @@ class Event(ctypes.Structure):
     ]
     version: int
     device: int
+
+
+def room(count: int) -> ctypes.Array[Event]:
+    """Zeros, which take memory only where something is written."""
+    return (Event * count).from_buffer(mmap.mmap(-1, max(count, 1) * ctypes.sizeof(Event)))
 
 
 class Log(ctypes.Structure):
@@ -172,7 +178,7 @@ class RecordedCode:
         self.number = len(board.recorded)
         self.plain: NativeCode = code
         self.logged: LoggedDevice = library().hammer_device(self.number).contents
-        self.events = (Event * CAPACITY)()
+        self.events = room(CAPACITY)
         self.logged.log = Log.of(self.events)
         self.logged.input_count = 0
         self._wrapped: dict[str, int] = {}
@@ -232,7 +238,7 @@ class Recorder:
         code, device = self.recorded[name], machine.devices[name]
         count = code.logged.log.count
         assert count <= CAPACITY, f"{name}: the log is too short for {count} events"
-        reads = Log.of(events := (Event * sum(log.count for log, _ in self.quiet))())
+        reads = Log.of(events := room(sum(log.count for log, _ in self.quiet)))
         for log, _ in self.quiet:
             library().hammer_gather(ctypes.byref(reads), ctypes.byref(log), code.number)
         assert reads.count <= len(events)
@@ -338,7 +344,7 @@ class HammeredBoard(Recorder):
             self.dispatcher.address + type(bus).deadline.offset,
             self.dispatcher.address + type(bus).moved.offset,
             ctypes.addressof(missing),
-            quiet=Log.of(quiet := (Event * accesses)()),
+            quiet=Log.of(quiet := room(accesses)),
             random=0x9E3779B97F4A7C15 * (number + 1) % 2**64,
             left=accesses,
             place_count=len(places),
