@@ -235,13 +235,22 @@ def measured(
         ):
             ending, interrupted = _run(booted)
         took = time.perf_counter() - start
-        kept = False
-        if manner.save is not None and ending.request is None:
+        # A guest that ended by itself, or crashed, has nothing to go on with.
+        kept = interrupted or (ending.request is None and ending.exit.reason is Reason.TIME)
+        if manner.save is not None and kept:
             _save(booted, manner.save)
-            kept = True
         vmm = booted.vmm
         failures = [str(failure) for failure in booted.machine.failures]
-        return Measured(ending, vmm.counts(), took, vmm.host.name, vmm.why, failures, interrupted, kept)
+        return Measured(
+            ending,
+            vmm.counts(),
+            took,
+            vmm.host.name,
+            vmm.why,
+            failures,
+            interrupted,
+            manner.save is not None and kept,
+        )
 
 
 def _run(booted: Booted) -> tuple[Ending, bool]:
@@ -313,7 +322,7 @@ def ended(run: Measured) -> int:
         print(ending.exit.detail, file=sys.stderr)
         return INTERRUPTED
     if run.saved:
-        return 0
+        return FAILED if run.failures else 0
     if ending.request == "exit" and ending.value:
         print(f"error: the guest ended with status {ending.value}", file=sys.stderr)
     elif ending.request in ("exit", "off"):

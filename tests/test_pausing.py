@@ -173,3 +173,13 @@ def test_a_saved_guest_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     assert f"cannot read the saved guest {nothing}: No such file" in missing.stderr.decode()
     nothing.write_bytes(b"PK and so on")
     assert "not a whole saved guest" in devc("resume", nothing).stderr.decode()
+
+
+def test_a_guest_that_will_never_go_on_is_not_saved(tmp_path: Path) -> None:
+    halts, saved = tmp_path / "halts.s", tmp_path / "guest.devc"
+    halts.write_text(".code16\n cli\n hlt\n")
+    saved.write_bytes(b"a good one of before")
+    ran = devc("run", halts, "--irqchip", "none", "--quiet", "--save", saved, "--timeout", "5")
+    assert ran.returncode == 1, ran.stderr
+    assert b"did not end by itself" in ran.stderr
+    assert saved.read_bytes() == b"a good one of before"
